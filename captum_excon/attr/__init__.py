@@ -1,0 +1,45 @@
+"""Attribution methods, one a file; a new public module here is found without further changes."""
+
+import importlib
+import pkgutil
+
+from captum.attr import Attribution
+
+from captum_excon.attr.adaptive_hybrid_cam import AdaptiveHybridCAM
+from captum_excon.attr.integrated_grad_cam import IntegratedGradCAM
+from captum_excon.attr.multi_layer_sise import MultiLayerSISE
+from captum_excon.attr.rise import RISE
+from captum_excon.attr.score_cam import ScoreCAM
+
+__all__ = [
+    "RISE",
+    "AdaptiveHybridCAM",
+    "IntegratedGradCAM",
+    "MultiLayerSISE",
+    "ScoreCAM",
+    "attribution_methods",
+]
+
+
+def attribution_methods() -> dict[str, type[Attribution]]:
+    """Returns the attribution classes of all public modules in this package.
+
+    The names are the modules', with hyphens: ``"multi-layer-sise"`` for `MultiLayerSISE`.
+
+    Example:
+        >>> sorted(attribution_methods())[:2]
+        ['adaptive-hybrid-cam', 'integrated-grad-cam']
+    """
+    methods = {}
+    for info in pkgutil.iter_modules(__path__):
+        if info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        for value in vars(module).values():
+            if (
+                isinstance(value, type)
+                and issubclass(value, Attribution)
+                and value.__module__ == module.__name__
+            ):
+                methods[info.name.replace("_", "-")] = value
+    return methods

@@ -1,0 +1,180 @@
+"""The only file that imports Captum's private helpers.
+
+Everything else sees inputs as tuples of tensors, targets that can be indexed by row, and one
+selected score per row, with Captum's own validation and error messages behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from captum._utils.common import (
+    _format_additional_forward_args,
+    _format_tensor_into_tuples,
+    _select_targets,
+    _validate_target,
+)
+from captum.attr._utils.approximation_methods import SUPPORTED_METHODS, approximation_parameters
+from captum.attr._utils.common import _format_input_baseline, _validate_input
+from torch import Tensor
+
+__all__ = [
+    "ForwardFunc",
+    "Inputs",
+    "Target",
+    "check_targets",
+    "format_args",
+    "format_baselines",
+    "format_inputs",
+    "quadrature",
+    "run_forward",
+    "select_target",
+    "take_rows",
+]
+
+ForwardFunc = Callable[..., Any]
+Inputs = Tensor | tuple[Tensor, ...]
+Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
+
+
+def format_inputs(inputs: Inputs, *, spatial: bool) -> tuple[Tensor, ...]:
+    """Returns the inputs as a tuple of finite floating-point tensors with equally many rows.
+
+    With ``spatial``, each must be (N, C, L), (N, C, H, W) or (N, C, D, H, W).
+    """
+    formatted: tuple[Tensor, ...] = _format_tensor_into_tuples(inputs)
+    if not formatted:
+        raise ValueError("inputs is an empty tuple; pass at least one tensor of shape (N, C, ...)")
+    for x in formatted:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f"inputs must be floating-point tensors, but found {found}; convert images with "
+                "torchvision.transforms.v2.ToDtype(torch.float32, scale=True), and pass what must "
+                "not be explained (indices, masks) as additional_forward_args"
+            )
+        if spatial and x.dim() not in (3, 4, 5):
+            raise ValueError(
+                "inputs must have shape (N, C, L), (N, C, H, W) or (N, C, D, H, W), but found "
+                f"{tuple(x.shape)}; add the batch dimension with unsqueeze(0), and pass inputs "
+                "without spatial dimensions as additional_forward_args"
+            )
+        if x.dim() < 2 or 0 in x.shape[1:]:
+            raise ValueError(
+                f"inputs must have shape (N, features...) without empty dimensions after the "
+                f"batch, but found {tuple(x.shape)}"
+            )
+        if x.shape[0] != formatted[0].shape[0]:
+            raise ValueError(
+                "all inputs must have the same number of rows, but found "
+                f"{[tuple(t.shape) for t in formatted]}"
+            )
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError(
+                "inputs contain NaN or infinite values; clean them first, for instance with "
+                "torch.nan_to_num"
+            )
+    return tuple(x.detach() for x in formatted)
+
+
+def format_baselines(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Returns one tensor of 1 or N rows per input, broadcastable to it; None means zero."""
+    if isinstance(baselines, Tensor) and baselines.dim() == 0:
+        baselines = baselines.item()
+    _, formatted = _format_input_baseline(inputs, baselines)
+    _validate_input(inputs, formatted)
+    tensors = tuple(
+        b.detach().to(x) if isinstance(b, Tensor) else x.new_full((1,) * x.dim(), b)
+        for x, b in zip(inputs, formatted, strict=True)
+    )
+    for x, b in zip(inputs, tensors, strict=True):
+        if b.dim() != x.dim() or any(
+            s not in (1, t) for s, t in zip(b.shape, x.shape, strict=True)
+        ):
+            raise ValueError(
+                f"baselines of shape {tuple(b.shape)} do not fit inputs of shape "
+                f"{tuple(x.shape)}; pass a number, a tensor of the inputs' shape, or one of "
+                "shape (1, C, 1, 1) such as (0 - mean) / std for black"
+            )
+        if not bool(torch.isfinite(b).all()):
+            raise ValueError("baselines contain NaN or infinite values; pass finite ones")
+    return tensors
+
+
+def format_args(additional_forward_args: Any) -> tuple[Any, ...]:
+    """Returns the additional arguments as a tuple, empty for None."""
+    return _format_additional_forward_args(additional_forward_args) or ()
+
+
+def check_targets(targets: Sequence[Target], rows: int) -> None:
+    """Raises AssertionError where a list or tensor of targets is not one per row."""
+    if not targets:
+        raise ValueError("classes is empty; name at least one target")
+    for target in targets:
+        _validate_target(rows, target)
+
+
+def take_rows(value: Any, index: Tensor, rows: int) -> Any:
+    """Returns what belongs to the rows ``index`` of a batch of ``rows``.
+
+    Lists and tensors of targets and tensor arguments with one entry a row are indexed; whatever
+    holds for every row (numbers, tuples, flags, scalar tensors) is returned as it is.
+    """
+    if isinstance(value, list):
+        picks = index.tolist()
+        return [value[i] for i in picks]
+    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == rows:
+        return value[index.to(value.device)]
+    return value
+
+
+def run_forward(
+    forward_func: ForwardFunc, inputs: tuple[Tensor, ...], args: tuple[Any, ...]
+) -> Tensor:
+    """Calls the model and returns its output, checked to be a tensor with one row per input row.
+
+    Half-precision outputs are returned in float32, so that scores keep their small differences.
+    """
+    output = forward_func(*inputs, *args)
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"forward_func must return a tensor, but returned {type(output).__name__}; wrap the "
+            "model with captum_excon.callable_targets, or pass a function that picks the tensor"
+        )
+    if output.dim() == 0 or output.shape[0] != inputs[0].shape[0]:
+        raise ValueError(
+            f"forward_func must return one row per input row, but returned shape "
+            f"{tuple(output.shape)} for {inputs[0].shape[0]} rows"
+        )
+    return output.float() if output.dtype in (torch.float16, torch.bfloat16) else output
+
+
+def select_target(output: Tensor, target: Target) -> Tensor:
+    """Selects one score per row by Captum's rules; (N, ...) -> (N,)."""
+    if isinstance(target, Tensor):
+        target = target.to(output.device)
+    selected: Tensor = _select_targets(output, target)
+    if selected.numel() != selected.shape[0]:
+        raise AssertionError(
+            f"target={target!r} selects {tuple(selected.shape[1:])} values a row from an output "
+            f"of shape {tuple(output.shape)}, where one is needed; pass a target for every "
+            "output dimension but the first (in attribute(inputs, baselines, target) it is the "
+            "third positional argument), or reduce the output with captum_excon.callable_targets"
+        )
+    return selected.reshape(-1)
+
+
+def quadrature(method: str, n_steps: int) -> tuple[list[float], list[float]]:
+    """Returns the nodes on [0, 1] and the weights of one of Captum's quadrature rules."""
+    if method not in SUPPORTED_METHODS:
+        raise ValueError(f"method must be one of {SUPPORTED_METHODS}, but found {method!r}")
+    least = 1 if method == "gausslegendre" else 2
+    if not isinstance(n_steps, int) or n_steps < least:
+        raise ValueError(
+            f"n_steps must be an integer of at least {least} for method={method!r}, but found "
+            f"{n_steps!r}"
+        )
+    step_sizes, nodes = approximation_parameters(method)
+    return nodes(n_steps), step_sizes(n_steps)

@@ -1,0 +1,386 @@
+"""Activations and gradients of many layers: one forward pass, one backward pass."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_excon.attr._captum import ForwardFunc, run_forward
+from captum_excon.layers import SelectedLayer, channels_last_to_first, select_layers, unwrap
+
+logger = logging.getLogger(__name__)
+
+Reshape = Callable[[Tensor], Tensor]
+Layer = nn.Module | str | SelectedLayer
+
+# `RemovableHandle` draws its ids from an unguarded counter: two threads that hook one module at
+# the same moment can be given the same id, and one hook is lost.
+_registration = threading.Lock()
+
+
+@dataclass(frozen=True)
+class HookedLayer:
+    """A layer, its name in messages, and how its output becomes (N, C, *spatial)."""
+
+    module: nn.Module
+    name: str
+    reshape: Reshape | None = None
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What one hooked pass found.
+
+    Attributes:
+        maps: For each layer its activations, (N, K, *spatial), detached.
+        weights: For each layer the spatial means of the gradients of each score with respect to
+            them, (scores, N, K), in float32 or wider.
+    """
+
+    maps: list[Tensor]
+    weights: list[Tensor]
+
+
+def resolve_layers(
+    forward_func: ForwardFunc, layers: Sequence[Layer], reshape: Reshape | None
+) -> list[HookedLayer]:
+    """Looks up layers given by module, by name, or as `select_layers` returns them."""
+    model = unwrap(forward_func) if isinstance(forward_func, nn.Module) else None
+    if not layers:
+        raise ValueError("layers is empty; pass at least one module, or None to let them be chosen")
+    names = {} if model is None else {module: name for name, module in model.named_modules()}
+    resolved = []
+    for layer in layers:
+        if isinstance(layer, str):
+            if model is None:
+                raise ValueError(
+                    f"the layer {layer!r} cannot be looked up by name because forward_func is no "
+                    "torch.nn.Module; pass the module itself"
+                )
+            try:
+                layer = model.get_submodule(layer)
+            except AttributeError as error:
+                raise ValueError(
+                    f"{error}; captum_excon.select_layers(model, inputs) lists good layers"
+                ) from None
+        elif isinstance(layer, SelectedLayer):
+            resolved.append(_from_selection(layer, reshape))
+            continue
+        elif not isinstance(layer, nn.Module):
+            raise TypeError(
+                f"a layer must be a torch.nn.Module or its name, but found {type(layer).__name__}"
+            )
+        layer = unwrap(layer)
+        resolved.append(HookedLayer(layer, names.get(layer) or type(layer).__name__, reshape))
+    return resolved
+
+
+class LayerChoice:
+    """The layers of a method: those it was given, or those chosen for the inputs it meets.
+
+    The choice depends on the inputs' shape (a small image loses a block), so it is made once for
+    each; see `captum_excon.select_layers`.
+    """
+
+    def __init__(
+        self,
+        forward_func: ForwardFunc,
+        layers: Sequence[Layer] | None,
+        reshape: Reshape | None,
+        *,
+        deepest: bool = False,
+    ) -> None:
+        self._forward_func = forward_func
+        self._reshape = reshape
+        self._deepest = deepest
+        self._given = None if layers is None else resolve_layers(forward_func, layers, reshape)
+        self._chosen: dict[tuple[torch.Size, ...], list[HookedLayer]] = {}
+
+    def __call__(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> list[HookedLayer]:
+        """Returns the layers for these inputs, the deepest alone where one is wanted."""
+        if self._given is not None:
+            return self._given
+        key = tuple(x.shape[1:] for x in inputs)
+        if key not in self._chosen:
+            if not isinstance(self._forward_func, nn.Module):
+                raise ValueError(
+                    "layers can only be chosen for a torch.nn.Module, and forward_func is a "
+                    f"{type(self._forward_func).__name__}; pass the layers"
+                )
+            with eager():
+                selected = select_layers(
+                    self._forward_func, inputs, args or None, reshape_transform=self._reshape
+                )
+            selected = selected[-1:] if self._deepest else selected
+            logger.info("layers: %s", ", ".join(layer.name for layer in selected))
+            self._chosen[key] = [_from_selection(layer, self._reshape) for layer in selected]
+        return self._chosen[key]
+
+
+def _from_selection(layer: SelectedLayer, reshape: Reshape | None) -> HookedLayer:
+    if reshape is None and layer.channels_last:
+        reshape = channels_last_to_first
+    return HookedLayer(layer.module, layer.name, reshape)
+
+
+def capture(
+    forward_func: ForwardFunc,
+    layers: Sequence[HookedLayer],
+    inputs: tuple[Tensor, ...],
+    args: tuple[Any, ...],
+    scores: Sequence[Callable[[Tensor], Tensor]],
+    *,
+    to_input: bool = False,
+    grad_kwargs: dict[str, Any] | None = None,
+) -> Capture:
+    """Runs the model once and differentiates each score for all layers at once.
+
+    Nothing before the first layer is recorded for the backward pass: the forward pass runs without
+    gradients until that layer's hook switches them on.
+
+    Args:
+        forward_func: The model; a compiled one runs uncompiled, a data-parallel one on its module.
+        layers: Where to look. Of a module that is called several times the last call counts.
+        inputs: Tensors of N rows.
+        args: Additional arguments, N rows each.
+        scores: Functions of the output, each giving (N,) scores; may be empty (no backward pass).
+        to_input: Capture the layers' inputs in place of their outputs.
+        grad_kwargs: More arguments for `torch.autograd.grad`.
+
+    Raises:
+        ValueError: A layer did not run, has no influence on the output, or its output is no map.
+        RuntimeError: The output cannot be differentiated.
+    """
+    if isinstance(forward_func, nn.Module):
+        forward_func = unwrap(forward_func)
+    selected: list[Tensor] = []
+    with eager(), torch.inference_mode(False):
+        # Inside an outer inference_mode the inputs are inference tensors, which autograd refuses.
+        inputs = tuple(x.clone() if x.is_inference() else x for x in inputs)
+        # A model with a no_grad block around its backbone switches gradients off again when it
+        # leaves the block; such a model is run once more with gradients on from the start.
+        for recorded_from_start in (False, True):
+            with (
+                _hooks(layers, to_input, enable_grad=bool(scores)) as held,
+                torch.set_grad_enabled(recorded_from_start),
+            ):
+                output = run_forward(forward_func, inputs, args)
+                selected = [score(output) for score in scores]
+            tensors = _all_held(layers, held)
+            if all(s.requires_grad for s in selected):
+                break
+        else:
+            raise RuntimeError(
+                "the model's output does not depend differentiably on "
+                f"{[layer.name for layer in layers]}; remove torch.no_grad, torch.inference_mode "
+                "and .detach() from what follows these layers in the model's forward"
+            )
+        grads = _gradients(selected, tensors, layers, grad_kwargs or {})
+    maps = [_as_map(t.detach(), layer, inputs) for t, layer in zip(tensors, layers, strict=True)]
+    weights = [
+        torch.stack([_spatial_mean(_as_map(g, layer, inputs)) for g in per_score])
+        if per_score
+        else tensors[0].new_zeros(0)
+        for per_score, layer in zip(grads, layers, strict=True)
+    ]
+    return Capture(maps, weights)
+
+
+def _gradients(
+    scores: list[Tensor],
+    tensors: list[Tensor],
+    layers: Sequence[HookedLayer],
+    grad_kwargs: dict[str, Any],
+) -> list[list[Tensor]]:
+    grads: list[list[Tensor]] = [[] for _ in tensors]
+    connected = [not scores] * len(tensors)
+    for i, score in enumerate(scores):
+        options = {"retain_graph": i + 1 < len(scores), "allow_unused": True, **grad_kwargs}
+        for j, grad in enumerate(torch.autograd.grad(score.sum(), tensors, **options)):
+            connected[j] |= grad is not None
+            grads[j].append(torch.zeros_like(tensors[j]) if grad is None else grad.detach())
+    for layer, found in zip(layers, connected, strict=True):
+        if not found:
+            raise ValueError(
+                f"the layer {layer.name!r} has no influence on the selected output; leave it out"
+            )
+    return grads
+
+
+def _spatial_mean(grad: Tensor) -> Tensor:
+    grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
+    return grad.flatten(2).mean(2) if grad.dim() > 2 else grad
+
+
+def _as_map(tensor: Tensor, layer: HookedLayer, inputs: tuple[Tensor, ...]) -> Tensor:
+    shape = tuple(tensor.shape)
+    if layer.reshape is not None:
+        tensor = layer.reshape(tensor)
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"reshape_transform must return a tensor, but returned {type(tensor).__name__}"
+            )
+    ranks = {x.dim() for x in inputs}
+    if tensor.shape[:1] != inputs[0].shape[:1] or tensor.dim() not in ranks | {2}:
+        after = "" if layer.reshape is None else f" ({tuple(tensor.shape)} after reshape_transform)"
+        raise ValueError(
+            f"the layer {layer.name!r} gives a tensor of shape {shape}{after}, which is no feature "
+            f"map (N, C, *spatial) for inputs of shape {tuple(inputs[0].shape)}; for tokens pass "
+            "reshape_transform=, for instance captum_excon.tokens_to_map(height, width)"
+        )
+    return tensor
+
+
+def _all_held(layers: Sequence[HookedLayer], held: dict[int, Tensor]) -> list[Tensor]:
+    for i, layer in enumerate(layers):
+        if i not in held:
+            raise ValueError(
+                f"the layer {layer.name!r} was not seen in the forward pass; pass a module that "
+                "the model calls (not one of another model, of a copy, of a scripted model, or one "
+                "whose code is inlined by its parent)"
+            )
+    return [held[i] for i in range(len(layers))]
+
+
+@contextlib.contextmanager
+def _hooks(
+    layers: Sequence[HookedLayer], to_input: bool, *, enable_grad: bool
+) -> Iterator[dict[int, Tensor]]:
+    """Hooks the layers for the calling thread alone, and releases them whatever happens."""
+    owner = threading.get_ident()
+    held: dict[int, Tensor] = {}
+
+    def keep(i: int, tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"the layer {layers[i].name!r} carries {tensor.dtype} values, which have no "
+                "gradient; choose a layer with floating-point activations"
+            )
+        if enable_grad:
+            torch.set_grad_enabled(True)
+            if not tensor.requires_grad:
+                tensor = tensor.detach().requires_grad_()
+        held[i] = tensor
+        # The copy goes on through the model: what follows may overwrite it in place.
+        return tensor.clone()
+
+    def on_input(i: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            if threading.get_ident() != owner:
+                return None
+            if args and isinstance(args[0], Tensor):
+                return (keep(i, args[0]), *args[1:]), kwargs
+            for key, value in kwargs.items():
+                if isinstance(value, Tensor):
+                    return args, {**kwargs, key: keep(i, value)}
+            raise _no_single_tensor(layers[i], "input")
+
+        return hook
+
+    def on_output(i: int) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            if threading.get_ident() != owner:
+                return None
+            if isinstance(output, Tensor):
+                return keep(i, output)
+            if type(output) in (tuple, list) and len(output) == 1 and isinstance(output[0], Tensor):
+                return type(output)((keep(i, output[0]),))
+            raise _no_single_tensor(layers[i], "output")
+
+        return hook
+
+    handles: list[torch.utils.hooks.RemovableHandle] = []
+    try:
+        with _registration:
+            for i, layer in enumerate(layers):
+                if isinstance(layer.module, torch.jit.ScriptModule):
+                    raise ValueError(
+                        f"the layer {layer.name!r} belongs to a scripted model, whose layers "
+                        "cannot be observed; pass the original module, or use RISE, which "
+                        "needs no layer"
+                    )
+                handles.append(
+                    layer.module.register_forward_pre_hook(on_input(i), with_kwargs=True)
+                    if to_input
+                    else layer.module.register_forward_hook(on_output(i))
+                )
+        yield held
+    finally:
+        with _registration:
+            for handle in handles:
+                handle.remove()
+
+
+def _no_single_tensor(layer: HookedLayer, side: str) -> TypeError:
+    other = "output" if side == "input" else "input"
+    return TypeError(
+        f"the layer {layer.name!r} has no single tensor as its {side}; choose one of its "
+        f"submodules, or its {other} (attribute_to_layer_input={side == 'output'})"
+    )
+
+
+_stances = threading.Lock()
+_eager_users = 0
+_eager_stack = contextlib.ExitStack()
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+    """Runs compiled code uncompiled, since a compiled graph passes by hooks in silence.
+
+    The stance of `torch.compiler` is global, hence the count: the first of several threads sets
+    it and the last one takes it back. Without a compiled model in the process it does nothing.
+    """
+    global _eager_users
+    if "torch._dynamo.eval_frame" not in sys.modules:
+        yield
+        return
+    with _stances:
+        if _eager_users == 0:
+            _eager_stack.enter_context(torch.compiler.set_stance("force_eager"))
+        _eager_users += 1
+    try:
+        yield
+    finally:
+        with _stances:
+            _eager_users -= 1
+            if _eager_users == 0:
+                _eager_stack.close()
+
+
+@contextlib.contextmanager
+def preserved_state(forward_func: ForwardFunc) -> Iterator[None]:
+    """Leaves buffers and random state as they were, for a model in training mode.
+
+    In evaluation mode, the usual one, there is nothing to keep and nothing is copied.
+    """
+    model = forward_func if isinstance(forward_func, nn.Module) else None
+    training = [] if model is None else [m for m in model.modules() if m.training]
+    if model is None or not training:
+        yield
+        return
+    unsteady = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    if any(isinstance(module, unsteady) for module in training):
+        warnings.warn(
+            "the model is in training mode: dropout and batch norm make the maps random and "
+            "dependent on the other images of the batch; call model.eval() first",
+            stacklevel=4,
+        )
+    saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = {b.device.index for b, _ in saved if b.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in saved:
+                buffer.copy_(value)

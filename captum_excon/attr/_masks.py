@@ -1,0 +1,261 @@
+"""Feature map -> mask -> saliency map -> fused map: pure tensor functions.
+
+Shapes: N images, K maps of a layer, R rows (kept maps of all images and layers), T targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Fusion = Literal["otsu", "soft_otsu", "sum"] | Callable[[list[Tensor]], Tensor]
+
+_BINS = 256
+_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def check_fusion(fusion: Fusion) -> None:
+    """Raises ValueError for an unknown fusion."""
+    if not callable(fusion) and fusion not in ("otsu", "soft_otsu", "sum"):
+        raise ValueError(
+            f"fusion must be 'otsu', 'soft_otsu', 'sum' or a callable, but found {fusion!r}"
+        )
+
+
+def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
+    """Linear interpolation of (N, C, *spatial) maps."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    mode = _INTERPOLATION[len(size)]
+    return F.interpolate(maps, tuple(size), mode=mode, align_corners=align_corners)
+
+
+def select_fixed(weights: Tensor, threshold: float) -> Tensor:
+    """SISE's selection: positive and strictly above ``threshold`` times the largest weight.
+
+    Args:
+        weights: Mean gradients (..., K).
+        threshold: The paper's μ >= 0.
+
+    Returns:
+        (..., K) bool; all False where no weight is positive.
+    """
+    return (weights > 0) & (weights > threshold * weights.amax(-1, keepdim=True))
+
+
+def select_adaptive(weights: Tensor) -> Tensor:
+    """Ada-SISE's selection: above the Otsu threshold of the normalised positive weights.
+
+    The largest is always kept.
+    """
+    largest = weights.amax(-1, keepdim=True)
+    normalized = torch.where(largest > 0, weights / largest, 0.0)
+    positive = normalized > 0
+    flat = normalized.flatten(0, -2)
+    threshold = otsu(flat, positive.flatten(0, -2)).reshape(largest.shape)
+    return positive & ((normalized > threshold) | (weights == largest))
+
+
+def otsu(values: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Otsu's threshold of each row: (B, P) values in [0, 1] -> (B,).
+
+    The between-class variance is maximised over a histogram of 256 bins on [0, 1], and the
+    threshold is the centre of the last bin of the lower class, as in
+    ``skimage.filters.threshold_otsu``; use it with a strict ``>``.
+
+    Reference: Otsu, A threshold selection method from gray-level histograms, 1979.
+
+    Args:
+        values: Values in [0, 1].
+        valid: Which of them count, (B, P) bool; all by default.
+    """
+    # MPS has no float64.
+    dtype = torch.float32 if values.device.type == "mps" else torch.float64
+    bins = (values * _BINS).long().clamp_(0, _BINS - 1)
+    ones = torch.ones_like(values, dtype=dtype) if valid is None else valid.to(dtype)
+    counts = torch.zeros(len(values), _BINS, dtype=dtype, device=values.device)
+    counts.scatter_add_(1, bins, ones)
+    centers = (torch.arange(_BINS, dtype=dtype, device=values.device) + 0.5) / _BINS
+    below = counts.cumsum(1)
+    above = counts.flip(1).cumsum(1).flip(1)
+    mass_below = (counts * centers).cumsum(1)
+    mass_above = (counts * centers).flip(1).cumsum(1).flip(1)
+    mean_below = mass_below / below.clamp(min=1)
+    mean_above = mass_above / above.clamp(min=1)
+    variance = below[:, :-1] * above[:, 1:] * (mean_below[:, :-1] - mean_above[:, 1:]).square()
+    return centers[variance.argmax(1)].to(values.dtype)
+
+
+def minmax(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales each (N, 1, *spatial) map to [0, 1].
+
+    Returns:
+        The scaled maps, and which maps vary, (N,) bool; a constant map becomes zero.
+    """
+    low, high = maps.flatten(1).aminmax(dim=1)
+    span = high - low
+    varies = span > 0
+    shape = (-1,) + (1,) * (maps.dim() - 1)
+    scaled = (maps - low.view(shape)) / torch.where(varies, span, 1.0).view(shape)
+    return scaled * varies.view(shape), varies
+
+
+def varying(maps: Tensor) -> Tensor:
+    """Which (N, K, *spatial) maps are not constant up to rounding, (N, K) bool."""
+    low, high = maps.flatten(2).aminmax(dim=2)
+    return (high - low) > 8 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
+
+
+def fuse(layer_maps: list[Tensor], present: list[Tensor], fusion: Fusion) -> Tensor:
+    """Fuses the layers' maps from shallow to deep; each (N, 1, *spatial) in [0, 1].
+
+    Args:
+        layer_maps: The paper's V̂_b, zero where the layer has nothing to say.
+        present: For each layer, for which images it has a map, (N,) bool; an absent layer
+            contributes nothing and does not mask.
+        fusion: ``"otsu"``: E_b = (E_{b-1} + V̂_b) ⊙ [V̂_b > otsu(V̂_b)]; ``"soft_otsu"``: the same
+            with sigmoid(100 (V̂_b - t)) for the bracket, where t is raised to 1.5 t when fewer
+            than a tenth of the pixels exceed 1.5 t; ``"sum"``; or a callable of the list of maps.
+    """
+    if callable(fusion):
+        fused = fusion(layer_maps)
+        if not isinstance(fused, Tensor) or fused.shape != layer_maps[0].shape:
+            raise ValueError(
+                "a fusion callable gets the list of layer maps and must return one map of shape "
+                f"{tuple(layer_maps[0].shape)}, but returned "
+                f"{tuple(fused.shape) if isinstance(fused, Tensor) else type(fused).__name__}"
+            )
+        return fused
+    if fusion == "sum":
+        return torch.stack(layer_maps).sum(0)
+    fused = layer_maps[0]
+    for current, here in zip(layer_maps[1:], present[1:], strict=True):
+        shape = (-1,) + (1,) * (current.dim() - 1)
+        threshold = otsu(current.flatten(1)).view(shape)
+        if fusion == "otsu":
+            support = (current > threshold).to(current)
+        else:
+            raised = 1.5 * threshold
+            share = (current > raised).flatten(1).float().mean(1).view(shape)
+            threshold = torch.where(share < 0.1, raised, threshold)
+            support = torch.sigmoid(100 * (current - threshold))
+        fused = torch.where(here.view(shape), (fused + current) * support, fused)
+    return fused
+
+
+class FeatureMasks:
+    """The kept feature maps of all layers and images as rows of masks, at layer resolution.
+
+    Rows are ordered by layer, then image. A chunk is up-sampled when it is asked for; its minima,
+    maxima and areas are remembered, since those of an up-sampled map are not those of the small
+    one, and `combine` needs them.
+
+    Args:
+        maps: For each layer (N, K, *spatial) in float32 or wider.
+        keep: For each layer the maps to use, (N, K) bool, or None for all; constant maps are
+            left out.
+        sizes: The spatial sizes of the inputs to mask, one for each input tensor.
+        align_corners: How maps are up-sampled.
+    """
+
+    def __init__(
+        self,
+        maps: list[Tensor],
+        keep: list[Tensor] | None,
+        sizes: list[tuple[int, ...]],
+        *,
+        align_corners: bool = False,
+    ) -> None:
+        for m in maps:
+            if m.dim() < 3:
+                raise ValueError(
+                    f"a layer gives vectors of shape {tuple(m.shape)} and masks need feature maps "
+                    "(N, C, *spatial); choose an earlier layer"
+                )
+        # Half precision would lose the differences between small sums over many masks.
+        maps = [m.to(torch.promote_types(m.dtype, torch.float32)) for m in maps]
+        self.maps = maps
+        self.sizes = sizes
+        self.align_corners = align_corners
+        usable = [varying(m) for m in maps]
+        if keep is not None:
+            usable = [u & k for u, k in zip(usable, keep, strict=True)]
+        self.index = [u.nonzero(as_tuple=True) for u in usable]
+        self.image = torch.cat([image for image, _ in self.index])
+        self.bounds = [0]
+        for image, _ in self.index:
+            self.bounds.append(self.bounds[-1] + len(image))
+        # (low, span, area) for each input size and row
+        self.statistics = maps[0].new_zeros(3, len(sizes), len(self.image))
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def masks(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        """Returns the masks of rows ``start`` to ``stop``, (rows, 1, *size) for each input size."""
+        pieces: list[list[Tensor]] = [[] for _ in self.sizes]
+        for layer, first, last in self._layers(start, stop):
+            small = self._rows(layer, first, last).unsqueeze(1)
+            at = slice(self.bounds[layer] + first, self.bounds[layer] + last)
+            for i, size in enumerate(self.sizes):
+                up = resize(small, size, align_corners=self.align_corners)
+                low, high = up.flatten(1).aminmax(dim=1)
+                span = torch.where(high > low, high - low, 1.0)
+                shape = (-1,) + (1,) * (len(size) + 1)
+                up = (up - low.view(shape)).div_(span.view(shape))
+                self.statistics[:, i, at] = torch.stack([low, span, up.flatten(1).sum(1)])
+                pieces[i].append(up)
+        return tuple(p[0] if len(p) == 1 else torch.cat(p) for p in pieces)
+
+    def areas(self) -> Tensor:
+        """Returns Σ_λ m(λ) of every mask that was asked for, (inputs, R)."""
+        return self.statistics[2]
+
+    def combine(self, weights: Tensor, input_index: int) -> list[Tensor]:
+        """Returns Σ_r weights_r m_r of each layer and image, up to the up-sampling.
+
+        Up-sampling is linear and keeps constants, so the sum of the normalised masks is the
+        up-sampled sum of the small maps, each scaled and shifted as its mask was.
+
+        Args:
+            weights: (T, R).
+            input_index: For which input's masks.
+
+        Returns:
+            For each layer a tensor (T, N, *spatial) at its own resolution.
+        """
+        low, span, _ = self.statistics[:, input_index]
+        scaled = weights / span
+        shift = scaled * low
+        results = []
+        for layer, maps in enumerate(self.maps):
+            first = self.bounds[layer]
+            counts = torch.bincount(self.index[layer][0], minlength=len(maps)).tolist()
+            total = maps.new_zeros(len(weights), len(maps), *maps.shape[2:])
+            for n, count in enumerate(counts):
+                if count:
+                    rows = slice(first, first + count)
+                    start = first - self.bounds[layer]
+                    small = self._rows(layer, start, start + count).flatten(1)
+                    summed = scaled[:, rows] @ small - shift[:, rows].sum(1, keepdim=True)
+                    total[:, n] = summed.view(-1, *maps.shape[2:])
+                first += count
+            results.append(total)
+        return results
+
+    def _layers(self, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """The layers that rows ``start`` to ``stop`` belong to, with their own row ranges."""
+        found = []
+        for layer, (low, high) in enumerate(zip(self.bounds, self.bounds[1:], strict=False)):
+            first, last = max(start, low), min(stop, high)
+            if first < last:
+                found.append((layer, first - low, last - low))
+        return found
+
+    def _rows(self, layer: int, first: int, last: int) -> Tensor:
+        image, channel = self.index[layer]
+        return self.maps[layer][image[first:last], channel[first:last]]

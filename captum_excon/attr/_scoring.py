@@ -1,0 +1,214 @@
+"""Scores of masked inputs: the one hot loop."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from captum_excon.attr._batching import run_in_batches
+from captum_excon.attr._captum import ForwardFunc, Target, run_forward, select_target, take_rows
+
+Score = Literal["softmax", "sigmoid", "identity"] | Callable[[Tensor], Tensor]
+
+
+def check_score(score: Score) -> None:
+    """Raises ValueError for an unknown score."""
+    if not callable(score) and score not in ("softmax", "sigmoid", "identity"):
+        raise ValueError(
+            f"score must be 'softmax', 'sigmoid', 'identity' or a callable, but found {score!r}"
+        )
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Ψ: how one score per row is read from the model's output.
+
+    Attributes:
+        target: Any target that Captum knows, for ``rows`` images.
+        score: What turns outputs into scores.
+        rows: The number of images.
+    """
+
+    target: Target
+    score: Score
+    rows: int
+
+    def value(self, output: Tensor, image: Tensor) -> Tensor:
+        """Scores Ψ of rows that stem from the images ``image``: (R, ...) -> (R,)."""
+        if self.score == "softmax":
+            output = _needs_classes(output).softmax(1)
+        elif self.score == "sigmoid":
+            output = output.sigmoid()
+        elif callable(self.score):
+            output = self.score(output)
+        return select_target(output, take_rows(self.target, image, self.rows))
+
+    def differentiable(self, output: Tensor, image: Tensor) -> Tensor:
+        """Scores whose gradients are those of Ψ up to one positive factor per row.
+
+        Selection depends on ratios within an image alone. For a probability p, the log-odds
+        log(p / (1 - p)) have the gradient of p divided by p (1 - p): the same ratios, and they
+        survive a p that rounds to 0 or 1, where the gradient of p itself vanishes.
+        """
+        if self.score == "softmax":
+            output = _log_odds(_needs_classes(output))
+        elif callable(self.score):
+            output = self.score(output)
+        return select_target(output, take_rows(self.target, image, self.rows))
+
+
+def _needs_classes(output: Tensor) -> Tensor:
+    if output.dim() < 2 or output.shape[1] < 2:
+        raise ValueError(
+            f"score='softmax' needs outputs (N, classes, ...) with at least two classes, but the "
+            f"output has shape {tuple(output.shape)}; pass score='sigmoid' for a single logit or "
+            "independent labels, or score='identity' for scores to use as they are"
+        )
+    return output
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """log(p / (1 - p)) of p = softmax(logits, 1), exact for p near 1."""
+    top = logits.argmax(1, keepdim=True)
+    others = logits.scatter(1, top, -torch.inf)
+    total = logits.logsumexp(1, keepdim=True)
+    log_rest = total + torch.log1p(-(others - total).exp())
+    log_rest = log_rest.scatter(1, top, others.logsumexp(1, keepdim=True))
+    return logits - log_rest
+
+
+class MaskSource(Protocol):
+    """Rows of masks, made when they are asked for."""
+
+    @property
+    def image(self) -> Tensor:
+        """The image that each row masks, (R,)."""
+
+    def masks(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        """Masks in [0, 1] of rows ``start`` to ``stop``, (rows, 1, *spatial) for each input."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N images, and all that is needed to score masks of them.
+
+    Attributes:
+        forward_func: The model.
+        inputs: Tensors (N, C, *spatial).
+        baselines: What masked-out pixels become, 1 or N rows for each input.
+        args: Additional forward arguments of these images.
+        readouts: T ways to read a score from the output.
+        batch_size: Forward rows a batch; None to find it.
+        autocast_dtype: For the scoring passes.
+        progress: Counts forward rows.
+    """
+
+    forward_func: ForwardFunc
+    inputs: tuple[Tensor, ...]
+    baselines: tuple[Tensor, ...]
+    args: tuple[Any, ...]
+    readouts: Sequence[Readout]
+    batch_size: int | None
+    autocast_dtype: torch.dtype | None
+    progress: tqdm[Any]
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        """The inputs' spatial sizes."""
+        return [tuple(x.shape[2:]) for x in self.inputs]
+
+    @property
+    def index(self) -> Tensor:
+        """The images' numbers, (N,)."""
+        return torch.arange(len(self.inputs[0]), device=self.inputs[0].device)
+
+    def score(self, source: MaskSource) -> Tensor:
+        """Returns Ψ(m ⊙ x + (1 - m) ⊙ b) of every readout and mask, (T, R).
+
+        Rows fill every forward batch across images and layers; memory is that of one batch.
+
+        Raises:
+            ValueError: A score is NaN or infinite.
+        """
+        image, rows = source.image, len(self.inputs[0])
+        forward_func = _without_ddp(self.forward_func)
+        layout = _memory_format(forward_func, self.inputs[0])
+        dtype = torch.promote_types(self.inputs[0].dtype, torch.float32)
+        scores = torch.empty(
+            len(self.readouts), len(image), dtype=dtype, device=self.inputs[0].device
+        )
+        self.progress.total = self.progress.n + len(image)
+
+        def step(start: int, stop: int) -> None:
+            at = image[start:stop]
+            masked = tuple(
+                _blend(x, b, m, at).contiguous(memory_format=layout)
+                for x, b, m in zip(
+                    self.inputs, self.baselines, source.masks(start, stop), strict=True
+                )
+            )
+            with _autocast(self.inputs[0].device, self.autocast_dtype):
+                output = run_forward(forward_func, masked, take_args(self.args, at, rows))
+            for t, readout in enumerate(self.readouts):
+                scores[t, start:stop] = readout.value(output, at)
+            self.progress.update(stop - start)
+
+        with torch.inference_mode():
+            run_in_batches(len(image), step, self.inputs, self.batch_size)
+        if not bool(torch.isfinite(scores).all()):
+            raise ValueError(
+                "the model returned NaN or infinite scores for masked inputs; check its weights, "
+                "try other baselines, and do not use float16 where it overflows (autocast_dtype)"
+            )
+        return scores
+
+
+def take_args(args: tuple[Any, ...], image: Tensor, rows: int) -> tuple[Any, ...]:
+    """Returns the additional forward arguments of the rows of ``image``."""
+    return tuple(take_rows(a, image, rows) if isinstance(a, Tensor) else a for a in args)
+
+
+def progress_bar(name: str, show: bool, total: int | None = None) -> tqdm[Any]:
+    """A bar over forward rows, silent unless ``show``."""
+    return tqdm(total=total, desc=name, unit="row", disable=not show, leave=False)
+
+
+def _without_ddp(forward_func: ForwardFunc) -> ForwardFunc:
+    # Its forward would wait for the other ranks, whose numbers of masks differ.
+    if isinstance(forward_func, nn.parallel.DistributedDataParallel):
+        return cast(ForwardFunc, forward_func.module)
+    return forward_func
+
+
+def _blend(x: Tensor, baseline: Tensor, mask: Tensor, image: Tensor) -> Tensor:
+    kept = x[image]
+    mask = mask.to(x.dtype)
+    if len(baseline) == len(x) and len(x) > 1:
+        baseline = baseline[image]
+    return torch.lerp(baseline.expand_as(kept), kept, mask)
+
+
+def _memory_format(forward_func: ForwardFunc, x: Tensor) -> torch.memory_format:
+    """channels_last for a model whose filters are: mixed layouts cost a copy in each layer."""
+    tensors = [x, *forward_func.parameters()] if isinstance(forward_func, nn.Module) else [x]
+    for tensor in tensors:
+        for dim, layout in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+            if x.dim() != dim or tensor.dim() != dim or tensor.is_contiguous():
+                continue
+            if tensor.is_contiguous(memory_format=layout):
+                return layout
+    return torch.contiguous_format
+
+
+def _autocast(
+    device: torch.device, dtype: torch.dtype | None
+) -> contextlib.AbstractContextManager[Any]:
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)

@@ -1,0 +1,164 @@
+"""Score-CAM: score-weighted class activation maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_excon.attr._captum import ForwardFunc, Inputs, Target
+from captum_excon.attr._capture import Layer, LayerChoice, Reshape, capture
+from captum_excon.attr._mask_attribution import Maps, MaskAttribution
+from captum_excon.attr._masks import FeatureMasks, resize
+from captum_excon.attr._scoring import Batch, Score
+
+
+class ScoreCAM(MaskAttribution):
+    r"""Score-Weighted Class Activation Mapping (Score-CAM).
+
+    Every feature map of a layer, up-sampled and scaled to [0, 1], masks the image; a softmax over
+    the masks' scores gives the weights of the maps:
+    :math:`\mathrm{ReLU}(\sum_k \mathrm{softmax}_k(\Psi_c(x \odot m_k))\, A_k)`.
+
+    Ψ is the raw output, as in the paper. The score of the masked-out image, which the paper
+    subtracts, is the same for all maps and falls out of the softmax. Where sources differ, the
+    maps are those of pytorch-grad-cam up to its final scaling to [0, 1]: masks are up-sampled with
+    ``align_corners=True`` (the authors' code: False), and a constant map takes part with the score
+    of an empty mask (which is scored once an image, not once a map).
+
+    It costs one forward row for each feature map of the layer, such as 2048 for a ResNet-50.
+
+    Reference: Wang et al., *Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural
+    Networks*, CVPR Workshops 2020, https://arxiv.org/abs/1910.01279.
+
+    Args:
+        forward_func: The model, or any function of the inputs that returns a tensor (N, ...).
+        layer: The layer, as a module or a name; by default the deepest of
+            `captum_excon.select_layers`.
+        device_ids: As in Captum; a data-parallel model's hooked pass runs on its module.
+        reshape_transform: Turns a captured tensor into (N, C, \*spatial).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        ...                       nn.Flatten(), nn.Linear(8, 5)).eval()
+        >>> ScoreCAM(model, model[1]).attribute(torch.rand(2, 3, 16, 16), target=1).shape
+        torch.Size([2, 3, 16, 16])
+    """
+
+    def __init__(
+        self,
+        forward_func: ForwardFunc,
+        layer: Layer | None = None,
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Reshape | None = None,
+    ) -> None:
+        super().__init__(forward_func)
+        self.device_ids = device_ids
+        layers = None if layer is None else [layer]
+        self._layers = LayerChoice(forward_func, layers, reshape_transform, deepest=True)
+
+    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Inputs,
+        baselines: Any = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        attribute_to_layer_input: bool = False,
+        *,
+        score: Score = "identity",
+        align_corners: bool = True,
+        autocast_dtype: torch.dtype | None = None,
+    ) -> Any:
+        r"""Computes the Score-CAM maps of a batch.
+
+        Args:
+            inputs: Tensor (N, C, \*spatial) or a tuple of them, masked together.
+            baselines: What masked-out pixels become; None means 0.
+            target: The class, in any form that Captum takes.
+            additional_forward_args: As in Captum.
+            perturbations_per_eval: Forward rows per batch; found by default.
+            show_progress: Show a bar over forward rows.
+            attribute_to_layer_input: Use the layer's input in place of its output.
+            score: As in `MultiLayerSISE`; ``"identity"`` is the paper's.
+            align_corners: How masks are up-sampled; False is the authors' code.
+            autocast_dtype: Run the scoring passes under autocast.
+
+        Returns:
+            Attributions of the inputs' shape, dtype and device, non-negative, equal in all
+            channels.
+
+        Raises:
+            ValueError: As in `MultiLayerSISE.attribute`.
+        """
+        return self._explain(
+            inputs,
+            [target],
+            baselines,
+            additional_forward_args,
+            perturbations_per_eval,
+            show_progress,
+            attribute_to_layer_input,
+            score=score,
+            align_corners=align_corners,
+            autocast_dtype=autocast_dtype,
+        )[0]
+
+    def _explain(
+        self,
+        inputs: Inputs,
+        targets: list[Target],
+        baselines: Any,
+        additional_forward_args: Any,
+        perturbations_per_eval: int | None = None,
+        show_progress: bool = False,
+        attribute_to_layer_input: bool = False,
+        *,
+        score: Score = "identity",
+        align_corners: bool = True,
+        autocast_dtype: torch.dtype | None = None,
+    ) -> list[Any]:
+        def explain(batch: Batch) -> list[list[Maps]]:
+            layers = self._layers(batch.inputs, batch.args)
+            found = capture(
+                self.forward_func, layers, batch.inputs, batch.args, [],
+                to_input=attribute_to_layer_input,
+            )  # fmt: skip
+            masks = FeatureMasks(found.maps, None, batch.sizes, align_corners=align_corners)
+            (maps,), ((image, channel),) = masks.maps, masks.index
+            # A constant map is an empty mask; one empty mask serves all of an image's.
+            scores = batch.score(_EmptyMasks(batch)).unsqueeze(2).repeat(1, 1, maps.shape[1])
+            scores[:, image, channel] = batch.score(masks)
+            cams = torch.einsum("tnk,nk...->tn...", scores.softmax(2), maps).relu().unsqueeze(2)
+            return [[tuple(resize(cam, size) for size in batch.sizes)] for cam in cams]
+
+        results = self._run(
+            explain,
+            inputs,
+            targets,
+            baselines,
+            additional_forward_args,
+            score=score,
+            perturbations_per_eval=perturbations_per_eval,
+            show_progress=show_progress,
+            autocast_dtype=autocast_dtype,
+        )
+        return [maps for (maps,) in results]
+
+
+class _EmptyMasks:
+    """One mask of zeros for each image."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.image = batch.index
+        self._like = batch.inputs
+
+    def masks(self, start: int, stop: int) -> tuple[Tensor, ...]:
+        return tuple(x.new_zeros(stop - start, 1, *x.shape[2:]) for x in self._like)
