@@ -43,7 +43,7 @@ class Capture:
     Attributes:
         maps: For each layer its activations, (N, K, *spatial), detached.
         weights: For each layer the spatial means of the gradients of each score with respect to
-            them, (scores, N, K), in float32 or wider.
+            them, (scores, N, K), in float32 or wider; empty without scores.
     """
 
     maps: list[Tensor]
@@ -157,63 +157,70 @@ def capture(
         grad_kwargs: More arguments for `torch.autograd.grad`.
 
     Raises:
-        ValueError: A layer did not run, has no influence on the output, or its output is no map.
+        ValueError: A layer did not run, has no influence on the selected output, or its output
+            is no map; gradients are NaN or infinite.
         RuntimeError: The output cannot be differentiated.
     """
     if isinstance(forward_func, nn.Module):
         forward_func = unwrap(forward_func)
-    selected: list[Tensor] = []
     with eager(), torch.inference_mode(False):
-        # Inside an outer inference_mode the inputs are inference tensors, which autograd refuses.
-        inputs = tuple(x.clone() if x.is_inference() else x for x in inputs)
-        # A model with a no_grad block around its backbone switches gradients off again when it
-        # leaves the block; such a model is run once more with gradients on from the start.
+        # Where a model sets the grad mode itself, as in a no_grad block around its backbone, it
+        # takes back what the first layer's hook has set; it is then run once more, with gradients
+        # on from the start.
         for recorded_from_start in (False, True):
             with (
                 _hooks(layers, to_input, enable_grad=bool(scores)) as held,
                 torch.set_grad_enabled(recorded_from_start),
             ):
-                output = run_forward(forward_func, inputs, args)
+                # Copies, since the model may write to its inputs, and since autograd refuses the
+                # inference tensors of an outer inference_mode.
+                output = run_forward(forward_func, tuple(x.clone() for x in inputs), args)
                 selected = [score(output) for score in scores]
             tensors = _all_held(layers, held)
-            if all(s.requires_grad for s in selected):
+            grads, without = _gradients(selected, tensors, grad_kwargs or {})
+            if not without:
                 break
         else:
+            names = [layers[i].name for i in without]
+            if any(s.requires_grad for s in selected):
+                raise ValueError(
+                    f"the layers {names} have no influence on the selected output; leave them out"
+                )
             raise RuntimeError(
-                "the model's output does not depend differentiably on "
-                f"{[layer.name for layer in layers]}; remove torch.no_grad, torch.inference_mode "
-                "and .detach() from what follows these layers in the model's forward"
+                f"the model's output does not depend differentiably on {names}; remove "
+                "torch.no_grad, torch.inference_mode and .detach() from what follows these layers "
+                "in the model's forward"
             )
-        grads = _gradients(selected, tensors, layers, grad_kwargs or {})
     maps = [_as_map(t.detach(), layer, inputs) for t, layer in zip(tensors, layers, strict=True)]
+    if not scores:
+        return Capture(maps, [])
     weights = [
         torch.stack([_spatial_mean(_as_map(g, layer, inputs)) for g in per_score])
-        if per_score
-        else tensors[0].new_zeros(0)
         for per_score, layer in zip(grads, layers, strict=True)
     ]
+    if not all(bool(torch.isfinite(w).all()) for w in weights):
+        raise ValueError(
+            "the model's scores have NaN or infinite gradients for these inputs; check its weights "
+            "and output, and explain in float32 where float16 overflows"
+        )
     return Capture(maps, weights)
 
 
 def _gradients(
-    scores: list[Tensor],
-    tensors: list[Tensor],
-    layers: Sequence[HookedLayer],
-    grad_kwargs: dict[str, Any],
-) -> list[list[Tensor]]:
+    scores: list[Tensor], tensors: list[Tensor], grad_kwargs: dict[str, Any]
+) -> tuple[list[list[Tensor]], list[int]]:
+    """Returns each layer's gradient of each score, and which layers no score depends on."""
     grads: list[list[Tensor]] = [[] for _ in tensors]
     connected = [not scores] * len(tensors)
     for i, score in enumerate(scores):
         options = {"retain_graph": i + 1 < len(scores), "allow_unused": True, **grad_kwargs}
-        for j, grad in enumerate(torch.autograd.grad(score.sum(), tensors, **options)):
+        found: Sequence[Tensor | None] = [None] * len(tensors)
+        if score.requires_grad:
+            found = torch.autograd.grad(score.sum(), tensors, **options)
+        for j, grad in enumerate(found):
             connected[j] |= grad is not None
             grads[j].append(torch.zeros_like(tensors[j]) if grad is None else grad.detach())
-    for layer, found in zip(layers, connected, strict=True):
-        if not found:
-            raise ValueError(
-                f"the layer {layer.name!r} has no influence on the selected output; leave it out"
-            )
-    return grads
+    return grads, [j for j, yes in enumerate(connected) if not yes]
 
 
 def _spatial_mean(grad: Tensor) -> Tensor:

@@ -22,7 +22,15 @@ from captum_excon.attr._captum import (
     take_rows,
 )
 from captum_excon.attr._capture import preserved_state
-from captum_excon.attr._scoring import Batch, Readout, Score, check_score, progress_bar, take_args
+from captum_excon.attr._scoring import (
+    Batch,
+    Readout,
+    Score,
+    check_autocast,
+    check_score,
+    progress_bar,
+    take_args,
+)
 
 # One saliency map (N, 1, *spatial) for each input tensor.
 Maps = tuple[Tensor, ...]
@@ -79,6 +87,7 @@ class MaskAttribution(PerturbationAttribution):
     ) -> list[list[Any]]:
         """Returns, for each target, the maps of all images, the first in the inputs' shape."""
         check_score(score)
+        check_autocast(autocast_dtype)
         check_batch_size("perturbations_per_eval", perturbations_per_eval)
         images = format_inputs(inputs, spatial=True)
         references = format_baselines(baselines, images)

@@ -129,6 +129,8 @@ def fuse(layer_maps: list[Tensor], present: list[Tensor], fusion: Fusion) -> Ten
                 f"{tuple(layer_maps[0].shape)}, but returned "
                 f"{tuple(fused.shape) if isinstance(fused, Tensor) else type(fused).__name__}"
             )
+        if not bool(torch.isfinite(fused).all()):
+            raise ValueError("the fusion callable returned NaN or infinite values")
         return fused
     if fusion == "sum":
         return torch.stack(layer_maps).sum(0)

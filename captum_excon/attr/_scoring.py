@@ -17,6 +17,14 @@ from captum_excon.attr._captum import ForwardFunc, Target, run_forward, select_t
 Score = Literal["softmax", "sigmoid", "identity"] | Callable[[Tensor], Tensor]
 
 
+def check_autocast(dtype: torch.dtype | None) -> None:
+    """Raises ValueError unless autocast knows the dtype."""
+    if dtype not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"autocast_dtype must be torch.bfloat16, torch.float16 or None, but found {dtype!r}"
+        )
+
+
 def check_score(score: Score) -> None:
     """Raises ValueError for an unknown score."""
     if not callable(score) and score not in ("softmax", "sigmoid", "identity"):
@@ -46,7 +54,7 @@ class Readout:
         elif self.score == "sigmoid":
             output = output.sigmoid()
         elif callable(self.score):
-            output = self.score(output)
+            output = _called(self.score, output)
         return select_target(output, take_rows(self.target, image, self.rows))
 
     def differentiable(self, output: Tensor, image: Tensor) -> Tensor:
@@ -59,8 +67,19 @@ class Readout:
         if self.score == "softmax":
             output = _log_odds(_needs_classes(output))
         elif callable(self.score):
-            output = self.score(output)
+            output = _called(self.score, output)
         return select_target(output, take_rows(self.target, image, self.rows))
+
+
+def _called(score: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
+    scores = score(output)
+    if not isinstance(scores, Tensor) or scores.shape[:1] != output.shape[:1]:
+        found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(
+            "a score callable gets the model's output and must return a tensor with as many rows, "
+            f"but returned {found} for an output of shape {tuple(output.shape)}"
+        )
+    return scores
 
 
 def _needs_classes(output: Tensor) -> Tensor:

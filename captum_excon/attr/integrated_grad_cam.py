@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from captum.attr._utils.attribution import GradientAttribution, LayerAttribution
 from captum.log import log_usage
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_excon.attr._batching import check_batch_size, run_in_batches
 from captum_excon.attr._captum import (
@@ -34,7 +34,6 @@ from captum_excon.attr._capture import (
     preserved_state,
 )
 from captum_excon.attr._scoring import Readout, progress_bar, take_args
-from captum_excon.layers import SelectedLayer
 
 
 class IntegratedGradCAM(LayerAttribution, GradientAttribution):
@@ -91,8 +90,8 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
     ) -> None:
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         GradientAttribution.__init__(self, forward_func)
-        self._single = layer is None or isinstance(layer, (nn.Module, str, SelectedLayer))
-        layers = [layer] if self._single and layer is not None else layer
+        self._single = not isinstance(layer, (list, tuple))
+        layers: Any = None if layer is None else [layer] if self._single else layer
         self._layers = LayerChoice(forward_func, layers, reshape_transform, deepest=True)
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
@@ -140,8 +139,9 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
                 notebook.
 
         Returns:
-            Maps (N, 1, \*spatial) at the layer's resolution in the inputs' dtype; a list of them
-            for a list of layers.
+            Maps (N, 1, \*spatial) at the layer's resolution in the inputs' dtype; for a tuple of
+            inputs a tuple of that one map, as Captum's metrics expect; a list of these for a list
+            of layers.
 
         Raises:
             AssertionError: A target that does not fit the output, as in Captum.
@@ -226,10 +226,10 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
                 attribute_to_layer_input,
                 grad_kwargs,
             )
-            references = path.references(internal_batch_size)
+            references = path.references(internal_batch_size, one=not subtract_baseline)
             readouts = [Readout(target, "identity", rows) for target in targets]
             device, dtype = references[0].device, references[0].dtype
-            alphas, weights = torch.tensor([nodes, widths], dtype=torch.float64).to(device, dtype)
+            alphas, weights = torch.tensor([nodes, widths], dtype=dtype, device=device)
             totals = [
                 r.new_zeros(
                     len(targets), rows, 1 if attr_dim_summation else r.shape[1], *r.shape[2:]
@@ -254,8 +254,12 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
                 bar.update(last - first)
 
             run_in_batches(rows * n_steps, step, images, internal_batch_size)
-        results = [[total[t].to(images[0].dtype) for total in totals] for t in range(len(targets))]
-        return [maps[0] if self._single else maps for maps in results]
+        results: list[Any] = []
+        for t in range(len(targets)):
+            maps = [total[t].to(images[0].dtype) for total in totals]
+            listed = [(m,) for m in maps] if isinstance(inputs, tuple) else maps
+            results.append(listed[0] if self._single else listed)
+        return results
 
 
 @dataclass(frozen=True)
@@ -290,20 +294,21 @@ class _Path:
             grad_kwargs=self.grad_kwargs,
         )
 
-    def references(self, batch_size: int | None) -> list[Tensor]:
+    def references(self, batch_size: int | None, *, one: bool) -> list[Tensor]:
         """The layers' activations at the baselines, in float32 or wider.
 
-        One row serves all images, unless they start apart or have arguments of their own.
+        One row serves all images, unless they start apart or have arguments of their own. Where
+        nothing is subtracted, ``one`` row tells the maps' shape.
         """
         alike = all(len(b) == 1 for b in self.starts)
-        alike = alike and not any(isinstance(a, Tensor) for a in self.args)
+        one = one or (alike and not any(isinstance(a, Tensor) for a in self.args))
         parts: list[list[Tensor]] = []
 
         def step(first: int, last: int) -> None:
             at = torch.arange(first, last, device=self.images[0].device)
             parts.append(self.capture(at, at.new_zeros(len(at)), []).maps)
 
-        run_in_batches(1 if alike else len(self.images[0]), step, self.images, batch_size)
+        run_in_batches(1 if one else len(self.images[0]), step, self.images, batch_size)
         maps = [torch.cat(layer) for layer in zip(*parts, strict=True)]
         return [m.to(torch.promote_types(m.dtype, torch.float32)) for m in maps]
 

@@ -165,7 +165,7 @@ class MultiLayerSISE(MaskAttribution):
 
     def _selection(self, threshold: float = 0.0) -> Callable[[Tensor], Tensor]:
         """Returns what turns (..., K) mean gradients into the choice of maps."""
-        if not threshold >= 0:
+        if not isinstance(threshold, (int, float)) or not threshold >= 0:
             raise ValueError(f"threshold must be a number >= 0, but found {threshold!r}")
         return functools.partial(select_fixed, threshold=threshold)
 

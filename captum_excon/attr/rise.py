@@ -123,7 +123,10 @@ class RISE(MaskAttribution):
                 raise ValueError(f"{name} must be a positive integer, but found {value!r}")
         if not 0 < probability < 1:
             raise ValueError(f"probability must lie between 0 and 1, but found {probability!r}")
-        generator = generator or torch.Generator().manual_seed(0)
+        if generator is None:
+            generator = torch.Generator().manual_seed(0)
+        elif not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator must be a torch.Generator or None, but found {generator!r}")
         # One draw for the call: every group of its images must meet the same masks.
         seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
 

@@ -9,9 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-
-from captum_excon import select_layers
-from captum_excon.attr import RISE, attribution_methods
 from toys import (
     LAYERED,
     LAYERS,
@@ -31,6 +28,9 @@ from toys import (
     state,
     tokens_to_map,
 )
+
+from captum_excon import select_layers
+from captum_excon.attr import RISE, attribution_methods
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all zero:UserWarning")
 
@@ -447,15 +447,32 @@ def test_a_token_layer_with_reshape_transform_is_a_map(method: Any) -> None:
     torch.testing.assert_close(actual, method(Maps(), inputs, layers=["as_map"], target=1))
 
 
+@every_layered_method
+def test_a_layer_may_be_called_with_keywords_and_inside_a_grad_mode(method: Any) -> None:
+    class Unusual(ConvNet):
+        def features(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                maps = self.pool(input=self.stem(input=x))
+            return self.body(input=torch.tanh(maps))
+
+    model, inputs = network(Unusual), batch()
+    assert_equal(method(model, inputs, target=1), method(network(), inputs, target=1))
+    actual = method(model, inputs, layers=["pool"], target=1, attribute_to_layer_input=True)
+    assert_equal(actual, method(network(), inputs, layers=["stem"], target=1))
+
+
 # Numbers and wrappers
 
 
 @every_method
-def test_bfloat16_gives_bfloat16_close_to_float32(method: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_half_precision_close_to_float32(
+    method: Any, dtype: torch.dtype
+) -> None:
     model, inputs = ConvNet(seed=1), images(3, 1, 12, 10)
-    attribution = method(copy.deepcopy(model).bfloat16(), inputs.bfloat16(), target=1)
+    attribution = method(copy.deepcopy(model).to(dtype), inputs.to(dtype), target=1)
     expected = method(model, inputs, target=1)
-    assert attribution.dtype == torch.bfloat16
+    assert attribution.dtype == dtype
     assert attribution.isfinite().all()
     pair = torch.stack([attribution.float().flatten(), expected.flatten()])
     assert torch.corrcoef(pair)[0, 1] > 0.8  # a mask may be selected in one and not in the other
@@ -513,7 +530,7 @@ def test_data_parallel_models_are_explained(method: Any) -> None:
 @every_method
 def test_four_threads_on_one_model_give_the_right_maps(method: Any) -> None:
     model, inputs = network(), batch(4)
-    explainer = method.build(model)
+    explainer, chooses_layers = method.build(model), method.cls(model)
     expected = [explainer.attribute(inputs, target=t, **method.options) for t in range(3)]
 
     def call(i: int) -> Tensor | None:
@@ -521,8 +538,8 @@ def test_four_threads_on_one_model_give_the_right_maps(method: Any) -> None:
             with pytest.raises(IndexError):
                 explainer.attribute(inputs, target=99, **method.options)
             return None
-        shared = explainer if i % 2 else method.build(model)
-        return shared.attribute(inputs, target=i % 3, **method.options)
+        explainers = [explainer, method.build(model), chooses_layers, method.cls(model)]
+        return explainers[i % 4].attribute(inputs, target=i % 3, **method.options)
 
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

@@ -15,9 +15,9 @@ from captum.attr import LayerAttribution, NoiseTunnel
 from captum.attr import visualization as viz
 from captum.metrics import infidelity, sensitivity_max
 from torch import Tensor, nn
+from toys import METHODS, ConvNet, hook_count, images, seeded, state
 
 from captum_excon.attr import RISE, AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
-from toys import METHODS, ConvNet, hook_count, images, seeded, state
 
 models = pytest.importorskip(
     "captum.testing.helpers.basic_models", reason="captum.testing comes with Captum 0.9"

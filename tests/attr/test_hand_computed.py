@@ -10,9 +10,9 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from toys import CountedRows
 
 from captum_excon.attr import RISE, AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
-from toys import CountedRows
 
 
 class Sums(nn.Module):
@@ -113,11 +113,12 @@ def test_sise_divides_by_the_area_and_scores_with_the_softmax_probability() -> N
 
 
 def test_sise_of_masks_of_different_areas() -> None:
-    # x = [0, 0, 1, -1]; kernels [1, 1] and [1, 0]: A_0 = [0, 1, 0], A_1 = [0, 0, 1], y = ΣA_0 + ΣA_1.
+    # x = [0, 0, 1, -1]; kernels [1, 1] and [1, 0]: A_0 = [0, 1, 0], A_1 = [0, 0, 1];
+    #   y = ΣA_0 + ΣA_1.
     # Up-sampled to four: [0, 5/8, 5/8, 0], whose maximum is *not* that of A_0, and [0, 0, 3/8, 1].
     # m_0 = [0, 1, 1, 0], area 2; x m_0 = [0, 0, 1, 0]: A_0 = [0, 1, 1], A_1 = [0, 0, 1]: y = 3.
-    # m_1 = [0, 0, 3/8, 1], area 11/8; x m_1 = [0, 0, 3/8, -1]: A_0 = [0, 3/8, 0], A_1 = [0, 0, 3/8]:
-    #   y = 3/4.
+    # m_1 = [0, 0, 3/8, 1], area 11/8; x m_1 = [0, 0, 3/8, -1]: A_0 = [0, 3/8, 0],
+    #   A_1 = [0, 0, 3/8]: y = 3/4.
     # 2 V = 3/2 m_0 + (3/4) / (11/8) m_1 = [0, 3/2, 3/2 + (6/11)(3/8), 6/11]
     #     = [0, 1.5, 1.704545, 0.545455]; divided by 1.704545: [0, 0.88, 1, 0.32].
     model = Sums([[1.0, 1.0], [1.0, 0.0]], [[1.0, 1.0]])
@@ -202,7 +203,7 @@ def test_sise_drops_constant_maps() -> None:
 
 def test_sise_without_a_positive_gradient_is_zero_and_warns_once() -> None:
     sise = MultiLayerSISE(sise_model(dead_class=True), layers=["maps", "parts"])
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="positive gradient") as warned:
         attribution = sise.attribute(SISE_INPUT.expand(3, 1, 6), target=1, score="identity")
     assert len(warned) == 1
     assert torch.equal(attribution, torch.zeros(3, 1, 6))
@@ -210,24 +211,17 @@ def test_sise_without_a_positive_gradient_is_zero_and_warns_once() -> None:
 
 # Ada-SISE. x = [1, 2, 3, 4]; A_k = relu(x - s_k) with s = 3, 2, 1, 0: [0, 0, 0, 1], [0, 0, 1, 2],
 # [0, 1, 2, 3], [1, 2, 3, 4]; y = 1 ΣA_0 + 0.9 ΣA_1 + 0.2 ΣA_2 + 0.1 ΣA_3 - 1 ΣA_4, A_4 = relu(x).
-# The positive gradients, relative to the largest: {1, 0.9, 0.2, 0.1}. Otsu: after 0.1: 1 * 3 * 0.6² = 1.08; after
-# 0.2: 2 * 2 * 0.8² = 2.56; after 0.9: 1.08. 0.2 is below the centre of its bin (51.5 / 256 =
-# 0.2012), so {1, 0.9} are kept.
+# The positive gradients, relative to the largest: {1, 0.9, 0.2, 0.1}. Otsu: after 0.1:
+# 1 * 3 * 0.6² = 1.08; after 0.2: 2 * 2 * 0.8² = 2.56; after 0.9: 1.08. 0.2 is below the centre of
+# its bin (51.5 / 256 = 0.2012), so {1, 0.9} are kept.
 # m_0 = [0, 0, 0, 1]: x m_0 = [0, 0, 0, 4]: ΣA = 1, 2, 3, 4, 4: y = 1 + 1.8 + 0.6 + 0.4 - 4 = -0.2.
 #   The score adds 10 to keep it positive: 9.8; area 1.
 # m_1 = [0, 0, 1/2, 1]: x m_1 = [0, 0, 1.5, 4]: ΣA = 1, 2, 3.5, 5.5, 5.5: y = 1 + 1.8 + 0.7 + 0.55 -
 #   5.5 = -1.45: 8.55; area 1.5: 5.7 m_1.
 # 2 V = [0, 0, 2.85, 15.5] -> [0, 0, 0.183871, 1].
-ADA_MODEL = (
-    [[1.0]] * 5,
-    [[1.0, 0.9, 0.2, 0.1, -1.0]],
-    [-3.0, -2.0, -1.0, 0.0, 0.0],
-)
-
-
 def test_ada_sise_keeps_the_maps_above_the_otsu_threshold_of_the_gradients() -> None:
-    kernel, weights, shift = ADA_MODEL
-    model = Sums(kernel, weights, shift=shift)
+    weights, shift = [1.0, 0.9, 0.2, 0.1, -1.0], [-3.0, -2.0, -1.0, 0.0, 0.0]
+    model = Sums([[1.0]] * 5, [weights], shift=shift)
     x = row(1.0, 2.0, 3.0, 4.0)
     with CountedRows(model) as counted:
         attribution = AdaptiveHybridCAM(model, layers=["maps"]).attribute(
@@ -252,9 +246,10 @@ def test_ada_sise_keeps_a_single_positive_gradient() -> None:
     torch.testing.assert_close(attribution, row(0, 0, 0.25, 1))
 
 
-# Integrated Grad-CAM. y = (ΣA_0)² / 2 - (ΣA_1)² / 2, A_0 = relu(x), A_1 = relu(-x), x = [2, 1, 0, -1]:
-# ΣA_0 = 3, ΣA_1 = 1. From the zero baseline A(s x) = s A(x) and α(s x) = s [3, -1], so a step is
-# s² relu(3 [2, 1, 0, 0] - [0, 0, 0, 1]) = s² [6, 3, 0, 0] (without relu: -s² in the last place).
+# Integrated Grad-CAM. y = (ΣA_0)² / 2 - (ΣA_1)² / 2, A_0 = relu(x), A_1 = relu(-x),
+# x = [2, 1, 0, -1]: ΣA_0 = 3, ΣA_1 = 1. From the zero baseline A(s x) = s A(x) and
+# α(s x) = s [3, -1], so a step is s² relu(3 [2, 1, 0, 0] - [0, 0, 0, 1]) = s² [6, 3, 0, 0]
+# (without relu: -s² in the last place).
 CAM_INPUT = row(2.0, 1.0, 0.0, -1.0)
 
 
@@ -330,8 +325,8 @@ def test_integrated_grad_cam_of_several_layers_is_a_list_of_maps_at_their_own_re
     torch.testing.assert_close(parts, row(1.5, 0.375))
 
 
-# Score-CAM. x = [2, 0, 0, -2], A_0 = relu(x), A_1 = relu(-x), y = a ΣA_0 with 2 a = log 3. The masks
-# are [1, 0, 0, 0] and [0, 0, 0, 1]; y = log 3 and 0; softmax [3/4, 1/4]; the map is
+# Score-CAM. x = [2, 0, 0, -2], A_0 = relu(x), A_1 = relu(-x), y = a ΣA_0 with 2 a = log 3. The
+# masks are [1, 0, 0, 0] and [0, 0, 0, 1]; y = log 3 and 0; softmax [3/4, 1/4]; the map is
 # 3/4 [2, 0, 0, 0] + 1/4 [0, 0, 0, 2].
 def test_score_cam_weighs_the_maps_by_the_softmax_of_their_scores() -> None:
     model = Sums([[1.0], [-1.0]], [[math.log(3) / 2, 0.0]])

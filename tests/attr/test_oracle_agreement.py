@@ -4,14 +4,23 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import oracles
 import pytest
 import torch
 from torch import Tensor, nn
+from toys import (
+    LAYERS,
+    BareConvNet,
+    ConvNet,
+    Dense,
+    TokenNet,
+    demo_model,
+    images,
+    photographs,
+    tokens_to_map,
+)
 
-import oracles
 from captum_excon.attr import RISE, AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
-from toys import LAYERS, BareConvNet, ConvNet, Dense, TokenNet, demo_model, images, photographs
-from toys import tokens_to_map
 
 SIZES = {1: (24,), 2: (16, 20), 3: (8, 6, 10)}
 DEMO_LAYERS = ["_blocks.0", "_blocks.2", "_blocks.4", "_blocks.10", "_conv_head"]

@@ -1,15 +1,15 @@
 """Properties that hold for every network and image, on drawn examples."""
 
 import numpy as np
+import oracles
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
-
-import oracles
-from captum_excon.attr._masks import otsu
 from toys import LAYERS, METHODS, ConvNet, images
+
+from captum_excon.attr._masks import otsu
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all zero:UserWarning")
 
