@@ -90,6 +90,7 @@ def _status(key: str) -> int:
 
 
 def main() -> None:
+    """Measures, prints, and saves."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="demo", help="as in `captum-excon explain --model`")
     parser.add_argument("--images", type=Path, help="a folder of images (default: scikit-image's)")

@@ -209,6 +209,15 @@ def test_sise_without_a_positive_gradient_is_zero_and_warns_once() -> None:
     assert torch.equal(attribution, torch.zeros(3, 1, 6))
 
 
+def test_sise_of_masks_that_cancel_out_is_zero_and_not_their_rounding_errors() -> None:
+    # The masks of `parts` are m and 1 - m. With equal scores, V is the same everywhere.
+    sise = MultiLayerSISE(Sums([[1.0], [-1.0]], [[1.0, 1.0]], pool=3), layers=["parts"])
+    for value in (6.0, 0.7, 1.1, 3.3):
+        with pytest.warns(UserWarning, match="all zero"):
+            attribution = sise.attribute(row(value, 0, 0, 0, 0, -value), target=0, score="identity")
+        assert torch.equal(attribution, torch.zeros(1, 1, 6))
+
+
 # Ada-SISE. x = [1, 2, 3, 4]; A_k = relu(x - s_k) with s = 3, 2, 1, 0: [0, 0, 0, 1], [0, 0, 1, 2],
 # [0, 1, 2, 3], [1, 2, 3, 4]; y = 1 ΣA_0 + 0.9 ΣA_1 + 0.2 ΣA_2 + 0.1 ΣA_3 - 1 ΣA_4, A_4 = relu(x).
 # The positive gradients, relative to the largest: {1, 0.9, 0.2, 0.1}. Otsu: after 0.1:

@@ -1,0 +1,576 @@
+"""The command line: ``captum-excon explain`` and ``captum-excon layers``.
+
+torch and what needs it are imported inside functions, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from captum_excon._images import (
+    Source,
+    UserError,
+    close_names,
+    find_sources,
+    one_line,
+    write_arrays,
+    write_figure,
+)
+from captum_excon._version import __version__
+
+if TYPE_CHECKING:
+    from captum.attr import Attribution
+
+    from captum_excon._models import Job
+    from captum_excon.layers import SelectedLayer
+
+    Methods = dict[str, type[Attribution]]
+
+ALL = ["integrated-grad-cam", "multi-layer-sise", "adaptive-hybrid-cam"]
+
+# Options for some methods only, and the keywords of `attribute` that they become.
+METHOD_OPTIONS = {
+    "--threshold": ["threshold"],
+    "--n-steps": ["n_steps"],
+    "--n-masks": ["n_masks"],
+    "--layer-maps": ["return_layer_maps"],
+    "--batch-size": ["perturbations_per_eval", "internal_batch_size"],
+    "--autocast": ["autocast_dtype"],
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Shows what an image classifier looks at, by Integrated Grad-CAM, SISE and Ada-SISE.",
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"captum-excon {__version__}")
+        raise typer.Exit
+
+
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        rich_help_panel="The model",
+        help="demo: EfficientNet-Lite0, its weights installed with captum-excon (demo). "
+        "torchvision:resnet50 or torchvision:resnet50@IMAGENET1K_V1, timm:NAME: with their "
+        "pretrained weights, which are downloaded once; @random after the name leaves them out. "
+        "package.module:function: your own, a function without arguments that returns a "
+        "torch.nn.Module, found from the current folder. A function may return a TorchScript "
+        "module too, but only rise can explain it, since its layers cannot be observed.",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N or HxW",
+        rich_help_panel="The model",
+        help="Input size: pictures are scaled to cover it and cropped at the centre. By default "
+        "what the model's weights prescribe; 224 for your own.",
+    ),
+]
+Grayscale = Annotated[
+    bool,
+    typer.Option(
+        "--grayscale", rich_help_panel="The model", help="The model takes one channel, not three."
+    ),
+]
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW",
+        rich_help_panel="The model",
+        help="For layers that emit tokens (N, T, C), as a vision transformer's do: the patches "
+        "down and across, such as 14x14. Leading class tokens are left out.",
+    ),
+]
+Layers = Annotated[
+    str,
+    typer.Option(
+        metavar="auto or NAMES",
+        rich_help_panel="What to explain",
+        help="auto: the last layer of each block, as the SISE paper does. Or names, separated by "
+        "commas, as model.named_modules() gives them. A method of one layer takes the deepest.",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel="Output", help="Print the facts as JSON on stdout."),
+]
+Traceback = Annotated[
+    bool,
+    typer.Option("--traceback", rich_help_panel="Output", help="Show errors in full."),
+]
+
+
+@app.command(
+    epilog="""\b
+Examples:
+  captum-excon explain --out explanation.png
+  captum-excon explain dog.jpg --model torchvision:resnet50 --target "golden retriever"
+  captum-excon explain photos/ "more/**/*.png" --method adaptive-hybrid-cam --out figures
+  captum-excon explain cat.jpg --layer-maps --save-npz --json > facts.json
+  captum-excon explain digit.png --model nets:lenet --weights lenet.safetensors
+      --size 28 --grayscale --mean 0.1307 --std 0.3081 --layers conv1,conv2
+
+\b
+Exit status: 0 if every image was explained, 2 if one or all could not be (one line on
+standard error for each says why), 130 after Ctrl-C."""
+)
+def explain(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files, folders of images and quoted glob patterns. Without any, a "
+            "photograph of a cat that ships with scikit-image (Chelsea, CC0).",
+        ),
+    ] = None,
+    method: Annotated[
+        list[str],
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="all or NAMES",
+            rich_help_panel="What to explain",
+            help=f"Separated by commas or given several times. all: {', '.join(ALL)}. Others: "
+            "rise, score-cam, and whatever else is in captum_excon.attr.",
+        ),
+    ] = ["all"],  # noqa: B006 (typer copies it)
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="auto, INDEX or LABEL",
+            rich_help_panel="What to explain",
+            help="The class whose evidence is shown; auto: the most probable one of each image.",
+        ),
+    ] = "auto",
+    layers: Layers = "auto",
+    model: ModelName = "demo",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel="The model",
+            help="A state dict to load into the model: .safetensors, or any other name for what "
+            "torch.save(model.state_dict(), FILE) wrote. No code in it is ever run, and its keys "
+            "and shapes must be the model's.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel="The model", help="Names of the classes, one a line."
+        ),
+    ] = None,
+    size: Size = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            rich_help_panel="The model",
+            help="What is subtracted from the channels, in [0, 1]: 0.485,0.456,0.406, or one "
+            "number for all. By default what the weights prescribe; 0 for your own.",
+        ),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            rich_help_panel="The model",
+            help="What the channels are then divided by; 1 for your own.",
+        ),
+    ] = None,
+    grayscale: Grayscale = False,
+    tokens: Tokens = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            rich_help_panel="Method options",
+            help="multi-layer-sise: the paper's µ; higher is faster and coarser. Default 0.",
+        ),
+    ] = None,
+    n_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            rich_help_panel="Method options",
+            help="integrated-grad-cam: points of the path from black to the image. Default 50.",
+        ),
+    ] = None,
+    n_masks: Annotated[
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel="Method options", help="rise: random masks. Default 4000."
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|mps",
+            rich_help_panel="Speed",
+            help="auto: a GPU if there is one. Also cuda:1 and so on.",
+        ),
+    ] = "auto",
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel="Speed",
+            help="Masked images per forward pass. By default found; no result depends on it.",
+        ),
+    ] = None,
+    autocast: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bfloat16|float16",
+            rich_help_panel="Speed",
+            help="Precision of the masked forward passes, for speed at nearly equal maps.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            rich_help_panel="Output",
+            help="The figure, a name that ends in .png; or a folder, made if needed, for one "
+            "figure named after each image. Default: explanation.png, and explanations/ for "
+            "several images. Existing figures are replaced, images never.",
+        ),
+    ] = None,
+    layer_maps: Annotated[
+        bool,
+        typer.Option(
+            "--layer-maps",
+            rich_help_panel="Output",
+            help="Also draw (and save) the map of each layer, for the SISE methods.",
+        ),
+    ] = False,
+    save_npz: Annotated[
+        bool,
+        typer.Option(
+            "--save-npz",
+            rich_help_panel="Output",
+            help="Write the maps beside each figure, as float32 arrays in a .npz file of its name.",
+        ),
+    ] = False,
+    as_json: Json = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", rich_help_panel="Output", help="Only warnings and errors, no progress."
+        ),
+    ] = False,
+    traceback: Traceback = False,
+) -> None:
+    """Explains images: a figure of the photograph beside the saliency map of each method.
+
+    Also prints the five most probable classes, the layers, and what each method cost.
+    """
+    given = {
+        "--threshold": threshold,
+        "--n-steps": n_steps,
+        "--n-masks": n_masks,
+        "--layer-maps": layer_maps or None,
+        "--batch-size": batch_size,
+        "--autocast": autocast,
+    }
+    with _one_line_errors(traceback) as say:
+        from captum_excon import _models
+
+        sources, problems = find_sources(images or [], out)
+        failed = [{"image": name, "message": message} for name, message in problems]
+        for name, message in problems:
+            _complain("error", f"{name}: {message}")
+        if not sources:
+            raise typer.Exit(2)
+        methods = _chosen_methods(method)
+        options = _method_options(methods, given)
+        network = _models.load_model(
+            model,
+            device=device,
+            weights=weights,
+            labels=labels,
+            size=_pair("--size", size),
+            mean=_numbers("--mean", mean),
+            std=_numbers("--std", std),
+            grayscale=grayscale,
+        )
+        if not network.trained:
+            _complain("warning", f"{model} has random weights, so its maps mean nothing")
+        job = _models.Job(
+            network,
+            methods,
+            layers,
+            target,
+            options,
+            _models.reshape_for(_pair("--tokens", tokens)),
+        )
+        facts = _model_facts(job)
+        talk = not (as_json or quiet)
+        if talk:
+            say(_model_text(facts))
+        watched = sys.stderr.isatty() and not quiet
+        job.options["show_progress"] = watched and len(sources) == 1
+        done = []
+        for source in tqdm(sources, unit="image", disable=not watched or len(sources) == 1):
+            try:
+                done.append(_explain(source, job, save_npz))
+            except Exception as error:
+                if traceback:
+                    raise
+                failed.append({"image": source.name, "message": _reason(error)})
+                _complain("error", f"{source.name}: {_reason(error)}")
+                continue
+            if talk:
+                say(_image_text(done[-1]))
+        if as_json:
+            say(json.dumps({**facts, "images": done, "errors": failed}, indent=2))
+        if failed:
+            raise typer.Exit(2)
+
+
+@app.command("layers")
+def show_layers(
+    model: ModelName = "demo",
+    size: Size = None,
+    layers: Layers = "auto",
+    grayscale: Grayscale = False,
+    tokens: Tokens = None,
+    as_json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Lists the layers that are chosen for a model; downloads nothing.
+
+    They are the last layer of each block, found by tracing one forward pass: the argument of
+    --layers, and of the methods' layers= in Python.
+    """
+    with _one_line_errors(traceback) as say:
+        from captum_excon import _models
+
+        network = _models.load_model(
+            model, size=_pair("--size", size), grayscale=grayscale, pretrained=False
+        )
+        reshape = _models.reshape_for(_pair("--tokens", tokens))
+        chosen = _models.choose_layers(network, layers, reshape)
+        rows = [_layer_facts(layer) for layer in chosen]
+        if as_json:
+            say(json.dumps({"model": model, "layers": rows}, indent=2))
+        else:
+            for row in rows:
+                row["size"] = "x".join(map(str, row["size"]))
+            say(_table(list(rows[0]), [list(row.values()) for row in rows]))
+
+
+@contextmanager
+def _one_line_errors(traceback: bool) -> Iterator[Callable[[str], None]]:
+    """Turns errors into one line and exit status 2, Ctrl-C into 130, warnings into one line.
+
+    Yields what prints to standard output. Everything else that is printed meanwhile, by libraries
+    or a user's model, goes to standard error.
+    """
+    say = functools.partial(tqdm.write, file=sys.stdout)
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        warnings.showwarning = lambda message, *_, **__: _complain("warning", str(message))
+        try:
+            yield say
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except UserError as error:
+            if traceback:
+                raise
+            _complain("error", str(error))
+            raise typer.Exit(2) from None
+
+
+def _complain(kind: str, message: str) -> None:
+    tqdm.write(f"captum-excon: {kind}: {one_line(message)}", file=sys.stderr)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (UserError, ValueError)):
+        return one_line(error)
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def _chosen_methods(given: list[str]) -> Methods:
+    from captum_excon.attr import attribution_methods
+
+    known = attribution_methods()
+    names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+    chosen = dict.fromkeys(n for name in names for n in (ALL if name == "all" else [name]))
+    for name in chosen:
+        if name not in known:
+            raise UserError(
+                f"unknown method {name!r}{close_names(name, known) or ';'} "
+                f"methods are all, {', '.join(sorted(known))}"
+            )
+    if not chosen:
+        raise UserError(f"--method is empty; methods are all, {', '.join(sorted(known))}")
+    return {name: known[name] for name in chosen}
+
+
+def _method_options(methods: Methods, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns keywords for `attribute`; an option that no chosen method has is an error."""
+    import torch
+
+    dtypes = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if given["--autocast"] not in dtypes:
+        raise UserError(
+            f"--autocast must be bfloat16 or float16, but found {given['--autocast']!r}"
+        )
+    given = {**given, "--autocast": dtypes[given["--autocast"]]}
+    keywords: dict[str, Any] = {}
+    for option, value in given.items():
+        if value is None:
+            continue
+        names = METHOD_OPTIONS[option]
+        if not any(
+            name in inspect.signature(method.attribute).parameters
+            for method in methods.values()
+            for name in names
+        ):
+            raise UserError(f"{option} is no option of {', '.join(methods)}")
+        keywords.update(dict.fromkeys(names, value))
+    return keywords
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(
+            f"{option} must be numbers separated by commas, but found {text!r}"
+        ) from error
+
+
+def _pair(option: str, text: str | None) -> tuple[int, int] | None:
+    """Reads "224" or "224x320" as (height, width)."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts) or len(parts) > 2:
+        raise UserError(f"{option} must be N or HxW, such as 224 or 224x320, but found {text!r}")
+    return int(parts[0]), int(parts[-1])
+
+
+def _explain(source: Source, job: Job, save_npz: bool) -> dict[str, Any]:
+    """Explains one image, writes its figure and arrays, and returns the facts about it."""
+    result = job.explain(source.read())
+    write_figure(source.figure, job, result)
+    arrays = source.figure.with_suffix(".npz") if save_npz else None
+    if arrays is not None:
+        write_arrays(arrays, source.name, job, result)
+
+    def named(index: int) -> dict[str, Any]:
+        probability = round(float(result.probabilities[index]), 6)
+        return {"index": index, "label": job.model.label(index), "probability": probability}
+
+    best = result.probabilities.argsort(descending=True)[:5]
+    return {
+        "image": source.name,
+        "figure": str(source.figure),
+        "npz": arrays and str(arrays),
+        "target": named(result.target),
+        "top5": [named(index) for index in best.tolist()],
+        "methods": [
+            {
+                "method": e.method,
+                "layers": e.layers,
+                "masks": e.masks,
+                "forward_rows": e.forward_rows,
+                "seconds": round(e.seconds, 3),
+            }
+            for e in result.explanations
+        ],
+    }
+
+
+def _model_facts(job: Job) -> dict[str, Any]:
+    model = job.model
+    return {
+        "captum_excon": __version__,
+        "model": model.name,
+        "device": str(model.device),
+        "input": {"size": list(job.size), "mean": list(model.mean), "std": list(model.std)},
+        "layers": [_layer_facts(layer) for layer in job.layers],
+    }
+
+
+def _layer_facts(layer: SelectedLayer) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "type": type(layer.module).__name__,
+        "channels": layer.channels,
+        "size": list(layer.size),
+    }
+
+
+def _model_text(facts: dict[str, Any]) -> str:
+    size = "x".join(map(str, facts["input"]["size"]))
+    mean, std = (", ".join(f"{v:g}" for v in facts["input"][key]) for key in ("mean", "std"))
+    lines = [
+        f"model: {facts['model']} on {facts['device']}",
+        f"input: {size}, mean {mean}, std {std}",
+    ]
+    if facts["layers"]:
+        lines.append("layers: " + ", ".join(layer["name"] for layer in facts["layers"]))
+    return "\n".join(lines)
+
+
+def _image_text(facts: dict[str, Any]) -> str:
+    best = [f"{c['index']} {c['label']} {c['probability']:.1%}" for c in facts["top5"]]
+    target = facts["target"]
+    rows = [
+        [
+            m["method"],
+            "-" if m["masks"] is None else m["masks"],
+            m["forward_rows"],
+            f"{m['seconds']:.2f} s",
+        ]
+        for m in facts["methods"]
+    ]
+    return (
+        f"\nimage: {facts['image']}\n"
+        f"top 5: {', '.join(best)}\n"
+        f"explained: {target['index']} {target['label']} {target['probability']:.1%}\n"
+        f"{_table(['method', 'masks', 'forward rows', 'time'], rows)}\n"
+        f"wrote: {', '.join(filter(None, [facts['figure'], facts['npz']]))}"
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns side by side: the first to the left, the others to the right."""
+    lines = [[str(cell) for cell in row] for row in [head, *rows]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
