@@ -1,9 +1,24 @@
-"""Integrated Grad-CAM, SISE and Ada-SISE as Captum attributions."""
+"""Integrated Grad-CAM, SISE and Ada-SISE as Captum attributions.
+
+The names below are imported when they are first used, so that the command line answers
+``--help`` without loading torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from captum_excon._version import __version__
-from captum_excon.attr import RISE, AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
-from captum_excon.layers import SelectedLayer, select_layers, tokens_to_map
-from captum_excon.targets import callable_targets
+
+if TYPE_CHECKING:
+    from captum_excon.attr import (
+        RISE,
+        AdaptiveHybridCAM,
+        IntegratedGradCAM,
+        MultiLayerSISE,
+        ScoreCAM,
+    )
+    from captum_excon.layers import SelectedLayer, select_layers, tokens_to_map
+    from captum_excon.targets import callable_targets
 
 __all__ = [
     "RISE",
@@ -17,3 +32,20 @@ __all__ = [
     "select_layers",
     "tokens_to_map",
 ]
+
+_MODULES = {
+    "SelectedLayer": "layers",
+    "select_layers": "layers",
+    "tokens_to_map": "layers",
+    "callable_targets": "targets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES.get(name, 'attr')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -19,12 +19,12 @@ from PIL import Image, ImageOps
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from captum_excon._models import Explained, Job
+    from captum_excon._explain import Explained, Job
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 # In scikit-image's wheel, under CC0.
-PHOTOGRAPH = "chelsea"
+PHOTOGRAPH = "coffee"
 
 
 class UserError(Exception):

@@ -10,7 +10,7 @@ import inspect
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,13 +27,20 @@ from captum_excon._images import (
     write_arrays,
     write_figure,
 )
+from captum_excon._report import (
+    image_facts,
+    image_text,
+    layer_facts,
+    model_facts,
+    model_text,
+    table,
+)
 from captum_excon._version import __version__
 
 if TYPE_CHECKING:
     from captum.attr import Attribution
 
-    from captum_excon._models import Job
-    from captum_excon.layers import SelectedLayer
+    from captum_excon._explain import Job
 
     Methods = dict[str, type[Attribution]]
 
@@ -144,7 +151,7 @@ def explain(
         typer.Argument(
             metavar="IMAGE",
             help="Image files, folders of images and quoted glob patterns. Without any, a "
-            "photograph of a cat that ships with scikit-image (Chelsea, CC0).",
+            "photograph of an espresso that ships with scikit-image (CC0).",
         ),
     ] = None,
     method: Annotated[
@@ -300,7 +307,7 @@ def explain(
         "--autocast": autocast,
     }
     with _one_line_errors(traceback) as say:
-        from captum_excon import _models
+        from captum_excon import _explain, _models
 
         sources, problems = find_sources(images or [], out)
         failed = [{"image": name, "message": message} for name, message in problems]
@@ -322,24 +329,24 @@ def explain(
         )
         if not network.trained:
             _complain("warning", f"{model} has random weights, so its maps mean nothing")
-        job = _models.Job(
+        job = _explain.Job(
             network,
             methods,
             layers,
             target,
             options,
-            _models.reshape_for(_pair("--tokens", tokens)),
+            _explain.reshape_for(_pair("--tokens", tokens)),
         )
-        facts = _model_facts(job)
+        facts = model_facts(job)
         talk = not (as_json or quiet)
         if talk:
-            say(_model_text(facts))
+            say(model_text(facts))
         watched = sys.stderr.isatty() and not quiet
         job.options["show_progress"] = watched and len(sources) == 1
         done = []
         for source in tqdm(sources, unit="image", disable=not watched or len(sources) == 1):
             try:
-                done.append(_explain(source, job, save_npz))
+                done.append(_one(source, job, save_npz))
             except Exception as error:
                 if traceback:
                     raise
@@ -347,7 +354,7 @@ def explain(
                 _complain("error", f"{source.name}: {_reason(error)}")
                 continue
             if talk:
-                say(_image_text(done[-1]))
+                say(image_text(done[-1]))
         if as_json:
             say(json.dumps({**facts, "images": done, "errors": failed}, indent=2))
         if failed:
@@ -370,20 +377,20 @@ def show_layers(
     --layers, and of the methods' layers= in Python.
     """
     with _one_line_errors(traceback) as say:
-        from captum_excon import _models
+        from captum_excon import _explain, _models
 
         network = _models.load_model(
             model, size=_pair("--size", size), grayscale=grayscale, pretrained=False
         )
-        reshape = _models.reshape_for(_pair("--tokens", tokens))
-        chosen = _models.choose_layers(network, layers, reshape)
-        rows = [_layer_facts(layer) for layer in chosen]
+        reshape = _explain.reshape_for(_pair("--tokens", tokens))
+        chosen = _explain.choose_layers(network, layers, reshape)
+        rows = [layer_facts(layer) for layer in chosen]
         if as_json:
             say(json.dumps({"model": model, "layers": rows}, indent=2))
         else:
             for row in rows:
                 row["size"] = "x".join(map(str, row["size"]))
-            say(_table(list(rows[0]), [list(row.values()) for row in rows]))
+            say(table(list(rows[0]), [list(row.values()) for row in rows]))
 
 
 @contextmanager
@@ -478,99 +485,11 @@ def _pair(option: str, text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[-1])
 
 
-def _explain(source: Source, job: Job, save_npz: bool) -> dict[str, Any]:
+def _one(source: Source, job: Job, save_npz: bool) -> dict[str, Any]:
     """Explains one image, writes its figure and arrays, and returns the facts about it."""
     result = job.explain(source.read())
     write_figure(source.figure, job, result)
     arrays = source.figure.with_suffix(".npz") if save_npz else None
     if arrays is not None:
         write_arrays(arrays, source.name, job, result)
-
-    def named(index: int) -> dict[str, Any]:
-        probability = round(float(result.probabilities[index]), 6)
-        return {"index": index, "label": job.model.label(index), "probability": probability}
-
-    best = result.probabilities.argsort(descending=True)[:5]
-    return {
-        "image": source.name,
-        "figure": str(source.figure),
-        "npz": arrays and str(arrays),
-        "target": named(result.target),
-        "top5": [named(index) for index in best.tolist()],
-        "methods": [
-            {
-                "method": e.method,
-                "layers": e.layers,
-                "masks": e.masks,
-                "forward_rows": e.forward_rows,
-                "seconds": round(e.seconds, 3),
-            }
-            for e in result.explanations
-        ],
-    }
-
-
-def _model_facts(job: Job) -> dict[str, Any]:
-    model = job.model
-    return {
-        "captum_excon": __version__,
-        "model": model.name,
-        "device": str(model.device),
-        "input": {"size": list(job.size), "mean": list(model.mean), "std": list(model.std)},
-        "layers": [_layer_facts(layer) for layer in job.layers],
-    }
-
-
-def _layer_facts(layer: SelectedLayer) -> dict[str, Any]:
-    return {
-        "name": layer.name,
-        "type": type(layer.module).__name__,
-        "channels": layer.channels,
-        "size": list(layer.size),
-    }
-
-
-def _model_text(facts: dict[str, Any]) -> str:
-    size = "x".join(map(str, facts["input"]["size"]))
-    mean, std = (", ".join(f"{v:g}" for v in facts["input"][key]) for key in ("mean", "std"))
-    lines = [
-        f"model: {facts['model']} on {facts['device']}",
-        f"input: {size}, mean {mean}, std {std}",
-    ]
-    if facts["layers"]:
-        lines.append("layers: " + ", ".join(layer["name"] for layer in facts["layers"]))
-    return "\n".join(lines)
-
-
-def _image_text(facts: dict[str, Any]) -> str:
-    best = [f"{c['index']} {c['label']} {c['probability']:.1%}" for c in facts["top5"]]
-    target = facts["target"]
-    rows = [
-        [
-            m["method"],
-            "-" if m["masks"] is None else m["masks"],
-            m["forward_rows"],
-            f"{m['seconds']:.2f} s",
-        ]
-        for m in facts["methods"]
-    ]
-    return (
-        f"\nimage: {facts['image']}\n"
-        f"top 5: {', '.join(best)}\n"
-        f"explained: {target['index']} {target['label']} {target['probability']:.1%}\n"
-        f"{_table(['method', 'masks', 'forward rows', 'time'], rows)}\n"
-        f"wrote: {', '.join(filter(None, [facts['figure'], facts['npz']]))}"
-    )
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns side by side: the first to the left, the others to the right."""
-    lines = [[str(cell) for cell in row] for row in [head, *rows]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return image_facts(source.name, source.figure, arrays, job, result)

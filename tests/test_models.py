@@ -11,9 +11,10 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from captum_excon import _models
+from captum_excon import _explain
+from captum_excon._explain import choose_layers, reshape_for
 from captum_excon._images import UserError
-from captum_excon._models import choose_layers, load_model, pick_device, reshape_for
+from captum_excon._models import load_model, pick_device
 
 NETS = """
 import torch
@@ -412,7 +413,7 @@ def test_devices_are_those_that_torch_finds(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_counting_rows_leaves_the_models_mode_alone(workplace: Path) -> None:
-    counted = _models._Counted(load_model("nets:small").module)
+    counted = _explain._Counted(load_model("nets:small").module)
     with torch.inference_mode():
         counted(torch.zeros(3, 3, 8, 8))
     counted(torch.zeros(2, 3, 8, 8))

@@ -103,13 +103,13 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device(options.device)
     dtype = getattr(torch, options.autocast) if options.autocast else None
-    loaded = load_model(options.model)
-    model = loaded.module.to(device)
+    loaded = load_model(options.model, device=options.device)
+    model = loaded.module
     paths = sorted(options.images.iterdir()) if options.images else []
     pictures = [read_image(p) for p in paths[: options.limit]] or [
         Image.fromarray(getattr(skimage.data, name)()) for name in PHOTOGRAPHS[: options.limit]
     ]
-    images = torch.cat([loaded.inputs(picture, device) for picture in pictures])
+    images = torch.cat([loaded.inputs(picture) for picture in pictures])
     with torch.inference_mode():
         target = model(images).argmax(1)
     layers = [layer.name for layer in select_layers(model, images)]

@@ -60,6 +60,11 @@ def resolve_layers(
     names = {} if model is None else {module: name for name, module in model.named_modules()}
     resolved = []
     for layer in layers:
+        if isinstance(model, torch.jit.ScriptModule) or isinstance(layer, torch.jit.ScriptModule):
+            raise ValueError(
+                "the layers of a scripted model cannot be observed; pass the original module, or "
+                "use RISE, which needs no layer"
+            )
         if isinstance(layer, str):
             if model is None:
                 raise ValueError(
@@ -309,12 +314,6 @@ def _hooks(
     try:
         with _registration:
             for i, layer in enumerate(layers):
-                if isinstance(layer.module, torch.jit.ScriptModule):
-                    raise ValueError(
-                        f"the layer {layer.name!r} belongs to a scripted model, whose layers "
-                        "cannot be observed; pass the original module, or use RISE, which "
-                        "needs no layer"
-                    )
                 handles.append(
                     layer.module.register_forward_pre_hook(on_input(i), with_kwargs=True)
                     if to_input

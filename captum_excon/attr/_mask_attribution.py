@@ -150,8 +150,8 @@ def _warn_of_empty(maps: Maps, name: str) -> None:
     empty = int((~maps[0].flatten(1).any(1)).sum())
     if empty:
         warnings.warn(
-            f"{name}: {empty} of {len(maps[0])} maps are all zero, because no feature map with a "
-            "positive gradient made a mask that the model's score responds to; explain another "
+            f"{name}: {empty} of {len(maps[0])} maps are all zero: no mask makes a difference to "
+            "the score (for SISE, of the feature maps with a positive gradient); explain another "
             "target, choose other layers, or lower the threshold",
             stacklevel=5,
         )

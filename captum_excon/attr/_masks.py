@@ -94,11 +94,12 @@ def minmax(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Scales each (N, 1, *spatial) map to [0, 1].
 
     Returns:
-        The scaled maps, and which maps vary, (N,) bool; a constant map becomes zero.
+        The scaled maps, and which maps vary, (N,) bool; one that is constant up to rounding
+        becomes zero.
     """
     low, high = maps.flatten(1).aminmax(dim=1)
     span = high - low
-    varies = span > 0
+    varies = _apart(low, high)
     shape = (-1,) + (1,) * (maps.dim() - 1)
     scaled = (maps - low.view(shape)) / torch.where(varies, span, 1.0).view(shape)
     return scaled * varies.view(shape), varies
@@ -106,8 +107,11 @@ def minmax(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 def varying(maps: Tensor) -> Tensor:
     """Which (N, K, *spatial) maps are not constant up to rounding, (N, K) bool."""
-    low, high = maps.flatten(2).aminmax(dim=2)
-    return (high - low) > 8 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
+    return _apart(*maps.flatten(2).aminmax(dim=2))
+
+
+def _apart(low: Tensor, high: Tensor) -> Tensor:
+    return (high - low) > 8 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
 
 
 def fuse(layer_maps: list[Tensor], present: list[Tensor], fusion: Fusion) -> Tensor:

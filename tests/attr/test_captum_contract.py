@@ -2,6 +2,7 @@
 
 import copy
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -529,7 +530,16 @@ def test_data_parallel_models_are_explained(method: Any) -> None:
 
 @every_method
 def test_four_threads_on_one_model_give_the_right_maps(method: Any) -> None:
-    model, inputs = network(), batch(4)
+    class Interrupted(ConvNet):
+        """Lets other threads run while its layers are hooked."""
+
+        def features(self, x: Tensor) -> Tensor:
+            time.sleep(0.0005)
+            maps = torch.tanh(self.pool(self.stem(x)))
+            time.sleep(0.0005)
+            return self.body(maps)
+
+    model, inputs = network(Interrupted), batch(4)
     explainer, chooses_layers = method.build(model), method.cls(model)
     expected = [explainer.attribute(inputs, target=t, **method.options) for t in range(3)]
 

@@ -149,6 +149,18 @@ def test_sise_threshold_is_a_fraction_of_the_largest_gradient_and_strict() -> No
         torch.testing.assert_close(attribution, row(1, 0, 0, 0, 0, 0.25 if masks == 2 else 0))
 
 
+def test_sise_keeps_what_exceeds_the_otsu_threshold_and_not_what_equals_it() -> None:
+    # The only mask is x itself, of area 2, and its score is 1: V = x / 2, scaled back to x.
+    # Otsu of {0, c, 1 - c, 1} with c = 64.5 / 256 splits after c (2 * 2 * 0.748² against
+    # 1 * 3 * 0.667²), and c is the centre of its bin, so it equals the threshold.
+    c = 64.5 / 256
+    sise = MultiLayerSISE(Sums([[1.0]], [[1.0]]), layers=["maps", "parts"])
+    attribution = sise.attribute(
+        row(0, c, 1 - c, 1), target=0, score=lambda output: 1 + output - output.detach()
+    )
+    assert torch.equal(attribution, row(0, 0, 2 * (1 - c), 2))
+
+
 def test_sise_fusion_sum_is_the_plain_sum_of_the_layer_maps() -> None:
     sise = MultiLayerSISE(sise_model(), layers=["maps", "parts"])
     attribution = sise.attribute(SISE_INPUT, target=0, score="identity", fusion="sum")

@@ -1,0 +1,33 @@
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+import captum_excon
+
+
+def test_every_public_name_is_there() -> None:
+    assert {type(getattr(captum_excon, name)).__name__ for name in captum_excon.__all__}
+    assert set(dir(captum_excon)) == set(captum_excon.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'GradCAM'"):
+        captum_excon.GradCAM  # noqa: B018
+
+
+def test_the_version_is_the_installed_one() -> None:
+    assert captum_excon.__version__ == importlib.metadata.version("captum-excon")
+
+
+def test_importing_the_package_loads_neither_torch_nor_an_extra() -> None:
+    heavy = {"torch", "captum", "timm", "skimage", "pytorch_grad_cam", "typer", "safetensors"}
+    code = f"import sys, captum_excon; print(sorted({heavy} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_methods_load_no_extra() -> None:
+    heavy = {"timm", "skimage", "pytorch_grad_cam", "typer", "safetensors"}
+    modules = "captum_excon.attr, captum_excon.targets, captum_excon.visualization"
+    code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
