@@ -233,6 +233,16 @@ def test_channels_are_told_from_rows_and_columns_of_the_same_number(
     assert (first.channels, first.size, first.channels_last) == (96, (96, 96), channels_last)
 
 
+def test_permuted_view_does_not_change_the_layout_of_the_map_itself() -> None:
+    def normalise(net: Any, x: Tensor) -> Tensor:
+        return x + net.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    block = Steps(normalise, norm=nn.LayerNorm(8))
+    model = nn.Sequential(conv(3, 8), block, head(8)).eval()
+    (layer,) = select_layers(model, torch.rand(1, 3, 8, 8))  # as many channels as rows
+    assert (layer.name, layer.channels_last) == ("1", False)
+
+
 def test_adaptive_pooling_that_enlarges_a_map_is_no_layer() -> None:
     model = torchvision_model("vgg11_bn")  # its avgpool makes 7 x 7 of any size
     assert names(model, 3, 64, 64)[-1] == "features.27"
@@ -634,15 +644,20 @@ def test_one_dimensional_network() -> None:
 
 def test_channels_last_in_one_dimension_are_followed_through_transposes() -> None:
     def call(net: Any, signal: Tensor) -> Tensor:
-        x = net.norm(F.max_pool1d(net.conv(signal), 2).transpose(1, 2))
-        return net.linear(x).mean(1)
+        x = net.first(signal)
+        x = net.linear(F.max_pool1d(x, 2).transpose(1, 2))
+        x = net.second(F.max_pool1d(x.transpose(1, 2), 2))
+        return x.mean(2)
 
     model = Steps(
-        call, conv=nn.Conv1d(2, 4, 3, padding=1), norm=nn.LayerNorm(4), linear=nn.Linear(4, 5)
+        call,
+        first=nn.Conv1d(2, 4, 3, padding=1),
+        linear=nn.Linear(4, 5),
+        second=nn.Conv1d(5, 6, 3, padding=1),
     ).eval()
     layers = select_layers(model, torch.rand(2, 2, 20))
-    assert rows(layers) == [("conv", 4, 20), ("linear", 5, 10)]
-    assert [layer.channels_last for layer in layers] == [False, True]
+    assert rows(layers) == [("first", 4, 20), ("linear", 5, 10), ("second", 6, 5)]
+    assert [layer.channels_last for layer in layers] == [False, True, False]
 
 
 def test_three_dimensional_network() -> None:

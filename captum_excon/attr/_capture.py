@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_excon._layer_trace import registration
 from captum_excon.attr._captum import ForwardFunc, run_forward
 from captum_excon.layers import SelectedLayer, channels_last_to_first, select_layers, unwrap
 
@@ -21,10 +22,6 @@ logger = logging.getLogger(__name__)
 
 Reshape = Callable[[Tensor], Tensor]
 Layer = nn.Module | str | SelectedLayer
-
-# `RemovableHandle` draws its ids from an unguarded counter: two threads that hook one module at
-# the same moment can be given the same id, and one hook is lost.
-_registration = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -312,7 +309,7 @@ def _hooks(
 
     handles: list[torch.utils.hooks.RemovableHandle] = []
     try:
-        with _registration:
+        with registration:
             for i, layer in enumerate(layers):
                 handles.append(
                     layer.module.register_forward_pre_hook(on_input(i), with_kwargs=True)
@@ -321,7 +318,7 @@ def _hooks(
                 )
         yield held
     finally:
-        with _registration:
+        with registration:
             for handle in handles:
                 handle.remove()
 

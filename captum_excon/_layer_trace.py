@@ -1,0 +1,304 @@
+"""One pass of a model, watched: which modules emit which maps, computed from what."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ReshapeTransform = Callable[[Tensor], Tensor]
+Size = tuple[int, ...]
+
+# `RemovableHandle` draws its ids from an unguarded counter: two threads that hook one module at
+# the same moment can be given the same id, and one hook is lost.
+registration = threading.Lock()
+
+
+class MapShape(NamedTuple):
+    channels: int
+    size: Size
+    channels_last: bool
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module, from `start` to `end` on a clock that all calls share.
+
+    Attributes:
+        received: Spatial size of the map in the first argument, if it is one.
+        node: The value (see `Trace`) of the first tensor of the output.
+        shape: Its shape.
+        map: How the output is a map, if it is one.
+        output: The map itself; kept only to ask for gradients.
+    """
+
+    name: str
+    module: nn.Module
+    parent: Call | None
+    start: int
+    received: Size | None
+    end: int = -1
+    node: int | None = None
+    shape: Size = ()
+    map: MapShape | None = None
+    output: Tensor | None = None
+
+    @property
+    def size(self) -> Size | None:
+        return self.map.size if self.map else None
+
+    @property
+    def depth(self) -> int:
+        return sum(1 for _ in self.enclosing())
+
+    @property
+    def positions(self) -> int:
+        return math.prod(self.size or ())
+
+    def enclosing(self) -> Iterator[Call]:
+        """Yields the calls around this one, from the inside, without the model's own."""
+        outer = self.parent
+        while outer is not None and outer.parent is not None:
+            yield outer
+            outer = outer.parent
+
+    def contains(self, other: Call) -> bool:
+        return self.start <= other.start and other.end <= self.end
+
+
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records module calls, and from which values each value of the pass was computed.
+
+    A value ("node") is what a tensor's memory holds between two writes to it: views are the same
+    value, an in-place operation makes a new one. Node 0 is the image.
+    """
+
+    def __init__(self, image: Tensor, reshape_transform: ReshapeTransform | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.reshape_transform = reshape_transform
+        self.reads: list[set[int]] = [set()]
+        self.calls: list[Call] = []
+        self.result: Tensor | None = None
+        self.refusal = ""
+        self._ndim = image.ndim
+        self._node = {_memory(image): 0}
+        self._channels_last: dict[tuple[object, ...], bool] = {}
+        self._open: list[Call] = []
+        self._clock = itertools.count()
+        self._paused = False
+        self._thread = threading.get_ident()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self._paused:
+            self._record(func, args, list(_tensors((args, kwargs))), list(_tensors(result)))
+        return result
+
+    def _record(
+        self, func: Any, args: tuple[Any, ...], sources: list[Tensor], results: list[Tensor]
+    ) -> None:
+        tracked = [tensor for tensor in sources if _memory(tensor) in self._node]
+        if not tracked:
+            for tensor in results:
+                # The memory may have belonged to a value that is gone.
+                self._node.pop(_memory(tensor), None)
+            return
+        read = {_memory(tensor) for tensor in tracked}
+        channels_last = self._channels_last.get(_view(tracked[0]), False)
+        channels_last = _follow_channels(func, args, tracked[0].ndim, channels_last)
+        node = len(self.reads)
+        self.reads.append({self._node[memory] for memory in read})
+        for tensor in results:
+            if func._schema.is_mutable or _memory(tensor) not in read:
+                self._node[_memory(tensor)] = node
+            self._channels_last[_view(tensor)] = channels_last
+
+    def before(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Is the hook of `module` before its call."""
+        if threading.get_ident() != self._thread:
+            return
+        received = None
+        if self.reshape_transform is None:
+            tensor = next(_tensors((args, kwargs)), None)
+            received = None if tensor is None else self._map(tensor)
+        parent = self._open[-1] if self._open else None
+        size = received.size if received else None
+        self._open.append(Call(name, module, parent, next(self._clock), size))
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Is the hook of `module` after its call."""
+        if threading.get_ident() != self._thread:
+            return
+        while (call := self._open.pop()).module is not module:
+            pass  # A call that ended in an error, which the model caught, has no second hook.
+        call.end = next(self._clock)
+        self.calls.append(call)
+        tensor = next(_tensors(output), None)
+        if tensor is None:
+            return
+        call.node = self._node.get(_memory(tensor))
+        call.shape = tuple(tensor.shape)
+        if call.parent is None:
+            self.result = tensor
+        is_single = isinstance(output, list | tuple) and len(output) == 1
+        if call.parent is None or is_single or isinstance(output, Tensor):
+            call.map = self._map(tensor)
+            call.output = None if self.reshape_transform is None else tensor
+
+    def reaching(self, calls: list[Call]) -> list[Call]:
+        """Keeps the calls whose map the output depends on, at one position at least.
+
+        A NaN sent back from the output arrives exactly there, whatever the weights are. (A
+        gradient may be zero for a weight of zero too, as in a head that is not yet trained.)
+        """
+        calls = [call for call in calls if call.output is not None and call.output.requires_grad]
+        if self.reshape_transform is None or self.result is None or not calls:
+            return calls
+        with torch.autograd.set_detect_anomaly(False):
+            gradients = torch.autograd.grad(
+                self.result,
+                [call.output for call in calls if call.output is not None],
+                torch.full_like(self.result, math.nan),
+                allow_unused=True,
+            )
+        return [
+            call
+            for call, gradient in zip(calls, gradients, strict=True)
+            if gradient is not None and self.reshape_transform(gradient).isnan().any()
+        ]
+
+    def _map(self, tensor: Tensor) -> MapShape | None:
+        channels_last = self._channels_last.get(_view(tensor), False)
+        if self.reshape_transform is not None:
+            self._paused = True
+            try:
+                tensor, channels_last = self.reshape_transform(tensor), False
+            except Exception as error:
+                if tensor.ndim >= 3:
+                    self.refusal = f" (reshape_transform: {error})"
+                return None
+            finally:
+                self._paused = False
+            if tensor.ndim < 3:
+                return None
+        elif tensor.ndim != self._ndim:
+            return None
+        shape = tuple(tensor.shape)
+        channels, size = (shape[-1], shape[1:-1]) if channels_last else (shape[1], shape[2:])
+        return MapShape(channels, size, channels_last) if math.prod(size) > 1 else None
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _view(tensor: Tensor) -> tuple[object, ...]:
+    return _memory(tensor), tuple(tensor.shape), tensor.stride()
+
+
+def _follow_channels(func: Any, args: tuple[Any, ...], ndim: int, channels_last: bool) -> bool:
+    """Tells whether the channels are last after an operation: permutations may move them."""
+    if func is torch.ops.aten.permute.default:
+        order = [axis % ndim for axis in args[1]]
+    elif func is torch.ops.aten.transpose.int:
+        order = list(range(ndim))
+        i, j = args[1] % ndim, args[2] % ndim
+        order[i], order[j] = j, i
+    else:
+        return channels_last
+    if order == [0, 2, 1]:
+        return not channels_last
+    if order == [0, *range(2, ndim), 1]:
+        return True
+    return channels_last and order != [0, ndim - 1, *range(1, ndim - 1)]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        # Others, sparse ones say, have no memory to follow and are no maps.
+        if value.layout is torch.strided:
+            yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def row_counts(
+    model: nn.Module, rows: int, reshape_transform: ReshapeTransform | None
+) -> list[int]:
+    """Returns the numbers of rows to try, the cheapest first."""
+    if any(module.training for module in model.modules()):
+        if rows == 0:
+            raise ValueError(
+                "An empty batch would spoil the statistics of a model in training mode: call "
+                "model.eval(), or give example_inputs with rows."
+            )
+        return [rows]
+    # On no elements every reshape succeeds, so a transform needs a row to tell maps from others.
+    return [0] if rows == 0 else [1] if reshape_transform else [0, 1]
+
+
+def first_rows(value: Any, rows: int, count: int) -> Any:
+    if isinstance(value, Tensor) and value.ndim > 0 and len(value) == rows:
+        return value.detach()[:count]
+    return value
+
+
+def run_traced(
+    model: nn.Module, args: list[Any], image: int, reshape_transform: ReshapeTransform | None
+) -> Trace:
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(reshape_transform is not None))
+        stack.enter_context(_state_kept(model, args))
+        # Inference tensors cannot require gradients, nor can leaves that do be written to.
+        args = [value.clone() if isinstance(value, Tensor) else value for value in args]
+        if reshape_transform is not None and args[image].is_floating_point():
+            args[image] = args[image].requires_grad_().clone()
+        trace = Trace(args[image], reshape_transform)
+        with registration:
+            for name, module in model.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    continue  # They take no hooks.
+                before = functools.partial(trace.before, name)
+                stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+                stack.callback(module.register_forward_hook(trace.after).remove)
+        stack.enter_context(trace)
+        model(*args)
+    return trace
+
+
+@contextmanager
+def _state_kept(model: nn.Module, args: list[Any]) -> Iterator[None]:
+    """Puts the random state and the model's buffers back afterwards."""
+    tensors = [*_tensors(args), *model.parameters(), *model.buffers()]
+    devices = {tensor.get_device() for tensor in tensors if tensor.is_cuda}
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    with torch.random.fork_rng(sorted(devices)):
+        try:
+            yield
+        finally:
+            for module, name, buffer, before in buffers:
+                # Nothing is written where nothing changed: other threads may be reading, and to a
+                # graph that waits for its backward pass every write is a change.
+                if module._buffers[name] is not buffer:
+                    module._buffers[name] = buffer
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
