@@ -561,6 +561,37 @@ def test_expansion_before_the_stride_belongs_to_the_down_sampling_block() -> Non
     ]
 
 
+def test_block_without_a_map_before_it_gives_the_map_before_its_stride() -> None:
+    block = nn.Sequential(conv(4, 6), nn.ReLU(), conv(6, 8, 2))
+    model = nn.Sequential(conv(3, 4), nn.MaxPool2d(2), block, head(8)).eval()
+    assert names(model, 3, 16, 16) == ["0", "2.1", "2"]
+
+
+def test_block_that_pools_by_a_function_between_convolutions_is_taken_apart() -> None:
+    block = Steps(
+        lambda net, x: net.second(F.max_pool2d(net.first(x), 2)),
+        first=conv(4, 6),
+        second=conv(6, 8),
+    )
+    model = nn.Sequential(conv(3, 4), block, head(8)).eval()
+    assert rows(select_layers(model, torch.rand(1, 3, 16, 16))) == [("1.first", 6, 16), ("1", 8, 8)]
+
+
+def test_view_of_every_second_position_is_a_map_of_its_own() -> None:
+    every_second = Steps(lambda net, x: x[:, :, ::2, ::2])
+    block = nn.Sequential(conv(3, 4), nn.ReLU(), every_second)
+    model = nn.Sequential(block, conv(4, 6), head(6)).eval()
+    assert rows(select_layers(model, torch.rand(1, 3, 8, 8))) == [("0.1", 4, 8), ("1", 6, 4)]
+
+
+def test_maps_before_up_sampling_and_enlarged_maps_are_not_chosen() -> None:
+    model = nn.Sequential(
+        conv(3, 4), nn.MaxPool2d(2), conv(4, 5), nn.Upsample(scale_factor=2),
+        nn.MaxPool2d(2), conv(5, 6), head(6),
+    ).eval()  # fmt: skip
+    assert rows(select_layers(model, torch.rand(1, 3, 16, 16))) == [("0", 4, 16), ("5", 6, 8)]
+
+
 def test_unpadded_convolutions_and_padding_are_no_down_sampling() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 6, 5), nn.Tanh(), nn.ZeroPad2d(1), nn.AvgPool2d(2),
@@ -626,11 +657,23 @@ def test_scores_of_a_segmentation_network_are_not_chosen() -> None:
     assert names(model, 3, 16, 16) == ["first", "second"]
 
 
+def test_scores_are_recognised_inside_a_module_with_a_temperature() -> None:
+    network = Steps(
+        lambda net, x: net.scores(net.conv(x)) * net.temperature,
+        conv=conv(3, 4),
+        scores=nn.Conv2d(4, 2, 1),
+    )
+    network.temperature = nn.Parameter(torch.ones(()))
+    assert names(nn.Sequential(network).eval(), 3, 8, 8) == ["0.conv"]
+
+
 def test_embedding_without_a_head_keeps_its_last_map() -> None:
     model = nn.Sequential(
         conv(3, 4), nn.MaxPool2d(2), conv(4, 6), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    ).eval()
-    assert names(model, 3, 16, 16) == ["0", "2"]
+    )
+    assert names(model.eval(), 3, 16, 16) == ["0", "2"]
+    wrapped = nn.Sequential(nn.Identity(), model).eval()
+    assert names(wrapped, 3, 16, 16) == ["1.0", "1.2"]
 
 
 def test_one_dimensional_network() -> None:
@@ -755,7 +798,7 @@ def test_other_dtypes_and_memory_formats(dtype: torch.dtype) -> None:
 
 
 def test_weight_norm_counts_as_parameters() -> None:
-    first = nn.utils.parametrizations.weight_norm(conv(3, 4))
+    first = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3, bias=False))
     model = nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()).eval()
     assert names(model, 3, 8, 8) == ["1"]
 
@@ -782,6 +825,7 @@ class Counting(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.rows.append(len(x))
+        self.grad = torch.is_grad_enabled()
         x = self.conv(x)
         return x.view(len(x), -1) if self.flatten else x.mean((2, 3))
 
@@ -796,6 +840,7 @@ def test_no_row_is_spent_where_the_model_takes_an_empty_batch(
     model = Counting(flatten).train(training)
     assert [layer.name for layer in select_layers(model, torch.rand(5, 3, 8, 8))] == ["conv"]
     assert model.rows == spent
+    assert model.grad is False
 
 
 def test_empty_inputs_are_enough_in_evaluation_mode() -> None:
@@ -936,6 +981,13 @@ def test_functions_are_rejected() -> None:
 def test_scripted_models_are_rejected() -> None:
     with pytest.raises(TypeError, match="scripted or traced model"):
         select_layers(torch.jit.script(small()), torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_scripted_parts_of_a_model_are_passed_over() -> None:
+    part = torch.jit.script(nn.Sequential(conv(4, 4), nn.MaxPool2d(2)))
+    model = nn.Sequential(conv(3, 4), nn.MaxPool2d(2), part, conv(4, 6), head(6)).eval()
+    assert names(model, 3, 16, 16) == ["0", "3"]
 
 
 def test_inputs_that_are_no_tensors_are_rejected() -> None:
