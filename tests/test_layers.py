@@ -1,10 +1,10 @@
+import contextlib
 import gc
 import pickle
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -407,6 +407,11 @@ class Steps(nn.Module):
         return self.call(self, image)
 
 
+class Failing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        raise ArithmeticError("broken on purpose")
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=3), st.booleans(), st.booleans())
 def test_plain_networks_give_the_inputs_of_their_pooling_layers(
@@ -543,6 +548,8 @@ def test_sum_that_no_module_emits_is_represented_by_its_branch() -> None:
     branch = nn.Sequential(conv(4, 4), nn.ReLU())
     model = Steps(call, stem=conv(3, 4), branch=branch, head=head(4)).eval()
     assert rows(select_layers(model, torch.rand(1, 3, 8, 8))) == [("branch", 4, 8)]
+    model.branch = nn.AvgPool2d(3, 1, 1)  # without parameters it is the stem's map again
+    assert names(model, 3, 8, 8) == ["stem"]
 
 
 def test_expansion_before_the_stride_belongs_to_the_down_sampling_block() -> None:
@@ -665,6 +672,27 @@ def test_scores_are_recognised_inside_a_module_with_a_temperature() -> None:
     )
     network.temperature = nn.Parameter(torch.ones(()))
     assert names(nn.Sequential(network).eval(), 3, 8, 8) == ["0.conv"]
+
+
+def test_module_whose_error_the_model_catches_is_passed_over() -> None:
+    def call(net: Any, image: Tensor) -> Tensor:
+        x = net.conv(image)
+        with contextlib.suppress(ArithmeticError):
+            x = net.broken(x)
+        return net.head(x)
+
+    broken = nn.Sequential(conv(4, 4), Failing())
+    model = Steps(call, conv=conv(3, 4), broken=broken, head=head(4)).eval()
+    assert names(model, 3, 8, 8) == ["conv"]
+
+
+def test_sparse_tensors_on_the_way_are_no_obstacle() -> None:
+    mixing = torch.eye(16).to_sparse()
+    model = nn.Sequential(
+        conv(1, 4),
+        Steps(lambda net, x: net.head(x) + torch.sparse.mm(mixing, mixing).shape[0], head=head(4)),
+    ).eval()
+    assert names(model, 1, 8, 8) == ["0"]
 
 
 def test_embedding_without_a_head_keeps_its_last_map() -> None:
@@ -848,12 +876,7 @@ def test_empty_inputs_are_enough_in_evaluation_mode() -> None:
     assert layer.size == (8, 8)
 
 
-class Failing(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        raise ArithmeticError("broken on purpose")
-
-
-@contextmanager
+@contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Checks that nothing that can be seen of the model or of torch's state changes."""
 

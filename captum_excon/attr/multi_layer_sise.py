@@ -139,8 +139,8 @@ class MultiLayerSISE(MaskAttribution):
         Returns:
             Attributions of the inputs' shape, dtype and device, equal in all channels, in [0, B]
             for B layers; a tuple for a tuple of inputs. With ``return_layer_maps``, a pair of
-            that and the list of the layers' maps, (N, 1, \*spatial) in [0, 1], shallow to deep (for
-            each of a tuple of inputs, a tuple of lists).
+            that and the list of the layers' maps, (N, 1, \*spatial) in [0, 1], shallow to deep
+            (tuples of them for a tuple of inputs; an empty list for an empty batch).
 
         Raises:
             AssertionError: A target that does not fit the output, as in Captum.
