@@ -98,6 +98,8 @@ def test_an_interrupt_ends_with_130_and_without_a_traceback() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests run in the background, children inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not Path("started").exists() and process.poll() is None:
         time.sleep(0.05)
