@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 from captum_excon._layer_trace import registration
 from captum_excon.attr._captum import ForwardFunc, run_forward
+from captum_excon.attr._modes import eager
 from captum_excon.layers import SelectedLayer, channels_last_to_first, select_layers, unwrap
 
 logger = logging.getLogger(__name__)
@@ -329,61 +328,3 @@ def _no_single_tensor(layer: HookedLayer, side: str) -> TypeError:
         f"the layer {layer.name!r} has no single tensor as its {side}; choose one of its "
         f"submodules, or its {other} (attribute_to_layer_input={side == 'output'})"
     )
-
-
-_stances = threading.Lock()
-_eager_users = 0
-_eager_stack = contextlib.ExitStack()
-
-
-@contextlib.contextmanager
-def eager() -> Iterator[None]:
-    """Runs compiled code uncompiled, since a compiled graph passes by hooks in silence.
-
-    The stance of `torch.compiler` is global, hence the count: the first of several threads sets
-    it and the last one takes it back. Without a compiled model in the process it does nothing.
-    """
-    global _eager_users
-    if "torch._dynamo.eval_frame" not in sys.modules:
-        yield
-        return
-    with _stances:
-        if _eager_users == 0:
-            _eager_stack.enter_context(torch.compiler.set_stance("force_eager"))
-        _eager_users += 1
-    try:
-        yield
-    finally:
-        with _stances:
-            _eager_users -= 1
-            if _eager_users == 0:
-                _eager_stack.close()
-
-
-@contextlib.contextmanager
-def preserved_state(forward_func: ForwardFunc) -> Iterator[None]:
-    """Leaves buffers and random state as they were, for a model in training mode.
-
-    In evaluation mode, the usual one, there is nothing to keep and nothing is copied.
-    """
-    model = forward_func if isinstance(forward_func, nn.Module) else None
-    training = [] if model is None else [m for m in model.modules() if m.training]
-    if model is None or not training:
-        yield
-        return
-    unsteady = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    if any(isinstance(module, unsteady) for module in training):
-        warnings.warn(
-            "the model is in training mode: dropout and batch norm make the maps random and "
-            "dependent on the other images of the batch; call model.eval() first",
-            stacklevel=4,
-        )
-    saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = {b.device.index for b, _ in saved if b.device.type == "cuda"}
-    try:
-        with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in saved:
-                buffer.copy_(value)

@@ -21,7 +21,7 @@ from captum_excon.attr._captum import (
     format_inputs,
     take_rows,
 )
-from captum_excon.attr._capture import preserved_state
+from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import (
     Batch,
     Readout,

@@ -31,8 +31,8 @@ from captum_excon.attr._capture import (
     LayerChoice,
     Reshape,
     capture,
-    preserved_state,
 )
+from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import Readout, progress_bar, take_args
 
 
