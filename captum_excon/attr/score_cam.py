@@ -28,7 +28,8 @@ class ScoreCAM(MaskAttribution):
     ``align_corners=True`` (the authors' code: False), and a constant map takes part with the score
     of an empty mask (which is scored once an image, not once a map).
 
-    It costs one forward row for each feature map of the layer, such as 2048 for a ResNet-50.
+    It costs one forward row for each feature map of the layer, such as 2048 for a ResNet-50, and
+    two more: the hooked pass and the empty mask.
 
     Reference: Wang et al., *Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural
     Networks*, CVPR Workshops 2020, https://arxiv.org/abs/1910.01279.
