@@ -1,0 +1,207 @@
+"""The settings of one training run: a flat dataclass, a YAML file, and flags on top."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from captum_excon._images import UserError, close_names, one_line, written_whole
+
+Method = Literal["ce", "supcon", "excon", "exconb", "edda", "random-occlusion"]
+
+# What may differ between a run and its resumption: it says where to compute, not what.
+MACHINE = ("data", "num_workers", "accelerator", "devices", "compile")
+
+# Keys of a file that are no field: settings for single methods, on top of the shared ones.
+PER_METHOD = "per_method"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training run.
+
+    Fields of one method only (``temperature`` for the contrastive ones, ``drop_target`` for EDDA)
+    may stand in the settings of the others, so that a comparison changes the one word ``method``.
+    The options of the modules carry the meaning, default and range of `ExConModule` and
+    `EDDAModule`; those of the data, of `ExplanationDataModule`.
+
+    Attributes:
+        data: A folder of images, or the name of a torchvision dataset such as ``cifar100``.
+        root: Folder of a torchvision dataset.
+        method: The arm that is trained.
+        seed: Decides the weights, the split, the batches, the views and all other randomness.
+        epochs: Passes over the training images that update the encoder, the same for every
+            method: with ``classifier_schedule="alternate"`` each is followed by a pass for the
+            linear classifier, which Lightning counts as an epoch of its own.
+        encoder: ``torchvision:NAME`` or ``timm:NAME``.
+        encoder_args: Further arguments of the encoder's constructor.
+        gradient_clip: Largest norm of the gradient; None for no clipping.
+        precision: Lightning's name, such as ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        deterministic: Use deterministic kernels only, on a GPU too; slower.
+
+    Raises:
+        TypeError: A field is of a wrong type.
+
+    Example:
+        >>> config = TrainConfig(data="flowers", method="edda", epochs=3)
+        >>> config.batch_size
+        128
+        >>> TrainConfig.from_mapping({"data": "flowers", "epoch": 3})
+        Traceback (most recent call last):
+        ...
+        captum_excon._images.UserError: unknown setting 'epoch'; did you mean 'epochs'?
+    """
+
+    data: str
+    root: str | None = None
+    method: Method = "excon"
+    seed: int = 0
+    epochs: int = 100
+
+    image_size: int = 32
+    classes: int | list[str] | None = None
+    per_class: int | None = None
+    val_fraction: float = 0.1
+    augment: bool = True
+    on_corrupt: Literal["raise", "skip"] = "raise"
+    batch_size: int = 128
+    num_workers: int = 2
+
+    encoder: str = "torchvision:resnet18"
+    encoder_args: dict[str, Any] = field(default_factory=dict)
+    cifar_stem: bool = False
+    pretrained: bool = False
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_epochs: int = 0
+    gradient_clip: float | None = None
+
+    explainer: str = "layer-grad-cam"
+    layer: str | None = None
+    threshold: float | None = 0.5
+    keep_ratio: float | None = None
+    start_epoch: int = 0
+
+    accelerator: str = "auto"
+    devices: int = 1
+    precision: str = "32-true"
+    compile: bool = False
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
+
+    @classmethod
+    def load(cls, path: Path | None, flags: Mapping[str, Any]) -> TrainConfig:
+        """Reads a YAML file and puts flags on top.
+
+        The order, weakest first: the defaults, the file, the file's ``per_method`` section for the
+        method, the flags.
+
+        Args:
+            path: A YAML mapping of field names; None for the defaults.
+            flags: Field names and values that were given explicitly.
+
+        Raises:
+            UserError: The file cannot be read, or a setting is unknown, missing or of a wrong type.
+        """
+        settings = {} if path is None else _read(path)
+        own = settings.pop(PER_METHOD, {})
+        method = flags.get("method", settings.get("method", "excon"))
+        for name, section in own.items():
+            if name not in get_args(Method) or not isinstance(section, dict):
+                raise UserError(
+                    f"{path}: {PER_METHOD} maps methods ({', '.join(get_args(Method))}) to their "
+                    f"settings, but found {name!r}: {section!r}"
+                )
+            cls._refuse_unknown(section)
+        return cls.from_mapping({**settings, **own.get(method, {}), **flags})
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any]) -> TrainConfig:
+        """Makes the settings of plain values, as YAML or a checkpoint holds them.
+
+        Raises:
+            UserError: A setting is unknown, missing or of a wrong type.
+        """
+        cls._refuse_unknown(settings)
+        for f in fields(cls):
+            if f.default is MISSING and f.default_factory is MISSING and f.name not in settings:
+                raise UserError(f"the setting {f.name!r} is missing: give --{f.name}")
+        try:
+            return cls(**settings)
+        except (TypeError, ValueError) as error:
+            raise UserError(one_line(error)) from error
+
+    @classmethod
+    def _refuse_unknown(cls, settings: Mapping[str, Any]) -> None:
+        known = [f.name for f in fields(cls)]
+        for name in settings:
+            if name not in known:
+                hint = close_names(str(name), known) or f"; settings are {', '.join(known)}"
+                raise UserError(f"unknown setting {name!r}{hint}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values that `from_mapping` reads again."""
+        return asdict(self)
+
+    def save(self, path: Path) -> None:
+        """Writes a YAML file that `load` reads, whole or not at all."""
+        import yaml
+
+        with written_whole(path) as temporary:
+            temporary.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is no YAML ({one_line(error)})") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: expected lines of 'setting: value', found {settings!r}")
+    return settings
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """Returns the value in the field's type, or raises."""
+    for option in get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,):
+        if get_origin(option) is Literal:
+            if value in get_args(option):
+                return value
+        elif get_origin(option) is list:
+            if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+                return list(value)
+        elif get_origin(option) is dict:
+            if isinstance(value, dict):
+                return dict(value)
+        elif option is float:
+            try:
+                if not isinstance(value, bool):
+                    # YAML reads 1e-4, which lacks a dot, as a string.
+                    return float(value)
+            except (TypeError, ValueError):
+                continue
+        elif isinstance(value, option) and not (option is int and isinstance(value, bool)):
+            return value
+    raise TypeError(f"{name} must be {_described(hint)}, but found {value!r}")
+
+
+def _described(hint: Any) -> str:
+    if get_origin(hint) in (types.UnionType, Union):
+        return " or ".join(map(_described, get_args(hint)))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    names |= {list[str]: "a list of texts", dict[str, Any]: "a mapping", type(None): "null"}
+    return names[hint]
