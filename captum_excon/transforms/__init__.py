@@ -1,0 +1,16 @@
+"""torchvision v2 transforms and modules that augment images by their explanations."""
+
+from captum_excon.transforms._explain import Explainer, undisturbed
+from captum_excon.transforms._fill import Fill
+from captum_excon.transforms.edda import EDDA, EDDABatch
+from captum_excon.transforms.excon import ExConBatch, ExConViews
+
+__all__ = [
+    "EDDA",
+    "EDDABatch",
+    "ExConBatch",
+    "ExConViews",
+    "Explainer",
+    "Fill",
+    "undisturbed",
+]

@@ -1,0 +1,196 @@
+"""Explanations in the middle of training: computed as if nothing had run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeAlias
+
+import torch
+from captum.attr import Attribution
+from torch import Tensor, nn
+
+from captum_excon.attr._masks import resize
+from captum_excon.attr._modes import eager
+
+__all__ = ["Classifier", "Explainer", "explain", "explained_module", "to_maps", "undisturbed"]
+
+Explainer: TypeAlias = Attribution | Callable[[Tensor, Tensor], Tensor]
+"""Any Captum attribution, or a function of images and target classes that returns maps."""
+
+Classifier: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
+"""From images (N, C, H, W) to logits (N, classes)."""
+
+Mode: TypeAlias = Literal["eval", "train"]
+
+
+@contextlib.contextmanager
+def undisturbed(
+    module: Classifier | None,
+    mode: Mode = "eval",
+    *,
+    autocast_dtype: torch.dtype | None = None,
+) -> Iterator[None]:
+    """Within it a module can be run at will; afterwards it is as if nothing had run.
+
+    Put back are each submodule's training flag, the buffers (batch norm's statistics), the
+    parameters' ``.grad`` and the random state of the CPU and of the module's CUDA devices. Nothing
+    waits for the device. Compiled code runs uncompiled within, so that hooks fire and no graph is
+    compiled anew for the other mode; DistributedDataParallel neither broadcasts buffers nor expects
+    a backward pass.
+
+    An autocast region around it does not reach in. Autocast keeps the weights it has cast, and
+    those that were cast without gradients would silently be used for the training step that
+    follows, which would then leave the weights without gradients.
+
+    Args:
+        module: The module, perhaps wrapped. Of a plain function nothing is known but the random
+            state, which is put back: use a module where the model has modes or buffers.
+        mode: The mode within; ``"train"`` is what the official code of ExCon does.
+        autocast_dtype: Run under an autocast of its own, which keeps no weights; None for the
+            parameters' own precision.
+
+    Raises:
+        ValueError: If `mode` is neither of the two.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(3).train()
+        >>> with undisturbed(norm):
+        ...     norm.training
+        False
+        >>> norm.training
+        True
+    """
+    if mode not in ("eval", "train"):
+        raise ValueError(f'mode must be "eval" or "train", but found {mode!r}')
+    model = module if isinstance(module, nn.Module) else nn.Module()
+    flags = [(part, part.training) for part in model.modules()]
+    slots = [(part, dict(part._buffers)) for part in model.modules() if part._buffers]
+    buffers = [b for _, named in slots for b in named.values() if b is not None]
+    parameters = list(model.parameters())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(eager())
+        stack.enter_context(_without_synchronisation(model))
+        stack.enter_context(_own_precision(parameters + buffers, autocast_dtype))
+        stack.enter_context(_own_random_state(parameters + buffers))
+        # References, not copies: a backward pass within makes new gradients.
+        grads = [parameter.grad for parameter in parameters]
+        values = [buffer.detach().clone() for buffer in buffers]
+        versions = [None if b.is_inference() else b._version for b in buffers]
+        try:
+            for parameter in parameters:
+                parameter.grad = None
+            model.train(mode == "train")
+            yield
+        finally:
+            for part, training in flags:
+                part.training = training
+            for part, named in slots:
+                part._buffers.update(named)
+            with torch.no_grad():
+                for buffer, value, version in zip(buffers, values, versions, strict=True):
+                    # Writing to a buffer that a graph has saved would break its backward pass.
+                    if version is None or buffer._version != version:
+                        buffer.copy_(value)
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad
+
+
+@contextlib.contextmanager
+def _without_synchronisation(model: nn.Module) -> Iterator[None]:
+    wrappers = [m for m in model.modules() if isinstance(m, nn.parallel.DistributedDataParallel)]
+    saved = [(m.require_forward_param_sync, m.require_backward_grad_sync) for m in wrappers]
+    try:
+        for wrapper in wrappers:
+            wrapper.require_forward_param_sync = wrapper.require_backward_grad_sync = False
+        yield
+    finally:
+        for wrapper, (forward, backward) in zip(wrappers, saved, strict=True):
+            wrapper.require_forward_param_sync = forward
+            wrapper.require_backward_grad_sync = backward
+
+
+def _own_precision(
+    tensors: list[Tensor], autocast_dtype: torch.dtype | None
+) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast(
+        tensors[0].device.type if tensors else _default_device().type,
+        dtype=autocast_dtype,
+        enabled=autocast_dtype is not None,
+        cache_enabled=False,
+    )
+
+
+def _own_random_state(tensors: list[Tensor]) -> contextlib.AbstractContextManager[Any]:
+    devices = {t.device for t in tensors} or {_default_device()}
+    return torch.random.fork_rng(devices=[d.index for d in devices if d.type == "cuda"])
+
+
+def _default_device() -> torch.device:
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def explained_module(explainer: Explainer) -> nn.Module | None:
+    """The module that an attribution explains, as far as it is one."""
+    forward_func = getattr(explainer, "forward_func", explainer)
+    return forward_func if isinstance(forward_func, nn.Module) else None
+
+
+def explain(
+    explainer: Explainer, images: Tensor, targets: Tensor, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Saliency maps of a batch, at the images' size.
+
+    Args:
+        explainer: A Captum attribution, whose ``attribute(images, target=targets)`` is called, or
+            a function of images and targets. It runs as it is: see `undisturbed`.
+        images: (N, C, H, W); not modified and not part of the result's graph. The explainer gets
+            a copy that requires gradients, so that frozen models can be explained.
+        targets: The classes to explain, (N,) int64.
+        size: Height and width of the maps; by default the images'.
+
+    Returns:
+        (N, 1, H, W) float32 without gradients: the explainer's maps summed over channels, resized
+        bilinearly.
+
+    Raises:
+        TypeError: If the explainer is neither an attribution nor callable, or returns no tensor.
+        ValueError: If its maps are not (N, K, h, w).
+
+    Example:
+        >>> from captum.attr import LayerGradCam
+        >>> conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        >>> model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> explain(LayerGradCam(model, conv), torch.rand(2, 3, 8, 8), torch.tensor([1, 3])).shape
+        torch.Size([2, 1, 8, 8])
+    """
+    size = size or (images.shape[-2], images.shape[-1])
+    with torch.inference_mode(False), torch.enable_grad():
+        # No leaf, since models whose first operation works in place may not change one.
+        inputs = images.detach().requires_grad_().clone()
+        if isinstance(explainer, Attribution):
+            maps = explainer.attribute(inputs, target=targets)
+        elif callable(explainer):
+            maps = explainer(inputs, targets)
+        else:
+            raise TypeError(
+                "explainer must be a Captum attribution or a function of images and targets, but "
+                f"found {explainer!r}"
+            )
+    name = getattr(explainer, "__name__", type(explainer).__name__)
+    if not isinstance(maps, Tensor):
+        raise TypeError(f"{name} must return a tensor of maps, but returned {type(maps).__name__}")
+    return to_maps(maps, len(images), size, name)
+
+
+def to_maps(maps: Tensor, count: int, size: tuple[int, int], source: str = "maps") -> Tensor:
+    """Brings attributions (N, K, h, w) to (N, 1, H, W): float32, summed, bilinear, detached."""
+    if maps.ndim != 4 or len(maps) != count:
+        raise ValueError(
+            f"{source} must be of shape ({count}, channels, height, width), one map for each "
+            f"image, but found {tuple(maps.shape)}. For layers that emit tokens or have their "
+            "channels last, give the attribution a reshape_transform."
+        )
+    return resize(maps.detach().float().sum(1, keepdim=True), size)

@@ -1,0 +1,89 @@
+"""What occluded pixels become."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+__all__ = ["Fill", "check_fill", "fill_values", "occlude"]
+
+Fill: TypeAlias = float | Literal["mean", "blur", "noise"] | Callable[[Tensor], Tensor]
+
+
+def check_fill(fill: Fill) -> None:
+    """Raises ValueError where `fill_values` could not be called with this fill."""
+    named = isinstance(fill, str) and fill in ("mean", "blur", "noise")
+    if not named and not isinstance(fill, int | float) and not callable(fill):
+        raise ValueError(
+            f'fill must be a number, "mean", "blur", "noise" or a function, but found {fill!r}'
+        )
+
+
+def fill_values(images: Tensor, fill: Fill, generator: torch.Generator | None = None) -> Tensor:
+    """Values to put in the place of each pixel.
+
+    Args:
+        images: (N, C, H, W), normalised or not; integer images get rounded values.
+        fill: A number, for all channels: 0 in normalised space, as in ExCon's official code, is
+            the dataset's mean colour. ``"mean"``: the image's own mean colour. ``"blur"``: the
+            image after a Gaussian blur with a standard deviation of an eighth of its smaller side.
+            ``"noise"``: normal with the mean and the standard deviation of the image's channel,
+            each pixel and channel its own. A function: its result for the images, of their shape
+            or one that expands to it.
+        generator: Where noise is drawn from; by default torch's own for the images' device.
+
+    Returns:
+        Of the images' shape, dtype and device, perhaps expanded: not to be written to.
+
+    Raises:
+        ValueError: If the fill is none of these, or the function's result has another shape.
+
+    Example:
+        >>> fill_values(torch.tensor([0.0, 4.0]).view(1, 1, 1, 2), "mean").flatten().tolist()
+        [2.0, 2.0]
+    """
+    check_fill(fill)
+    if isinstance(fill, int | float):
+        return torch.full_like(images[:1, :1, :1, :1], fill).expand_as(images)
+    if callable(fill):
+        values = fill(images)
+        try:
+            return values.to(images.device, images.dtype).expand_as(images)
+        except RuntimeError:
+            raise ValueError(
+                f"the fill function must return values of shape {tuple(images.shape)}, but "
+                f"returned {tuple(values.shape)}"
+            ) from None
+    exact = images if images.is_floating_point() else images.float()
+    if fill == "blur":
+        values = _blur(exact)
+    else:
+        values = exact.mean((2, 3), keepdim=True).expand_as(images)
+        if fill == "noise":
+            spread = exact.var((2, 3), correction=0, keepdim=True).sqrt()
+            place = images.device if generator is None else generator.device
+            noise = torch.randn(images.shape, dtype=exact.dtype, device=place, generator=generator)
+            values = values + spread * noise.to(images.device)
+    if images.is_floating_point():
+        return values
+    limits = torch.iinfo(images.dtype)
+    return values.round().clamp(limits.min, limits.max).to(images.dtype)
+
+
+def _blur(images: Tensor) -> Tensor:
+    side = min(images.shape[-2:])
+    sigma = side / 8
+    # Reflection needs a border narrower than the image.
+    border = min(math.ceil(2 * sigma), side - 1)
+    blurred: Tensor = F.gaussian_blur(images, [2 * border + 1] * 2, [sigma] * 2)
+    return blurred
+
+
+def occlude(images: Tensor, where: Tensor, values: Tensor) -> Tensor:
+    """The images (N, C, H, W) with the values where the region (N, 1, H, W) is True."""
+    return torch.where(where, values, images)

@@ -1,0 +1,114 @@
+"""From saliency maps to regions: the salient pixels, and as many at a random place."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from captum_excon.attr._masks import varying
+
+__all__ = ["Placement", "check_region", "displaced", "kept_area", "salient_region", "uniform"]
+
+Placement: TypeAlias = Literal["shift", "shuffle"]
+
+
+def check_region(threshold: float | None, keep_ratio: float | None) -> None:
+    """Raises ValueError where `salient_region` could not be called with these options."""
+    if keep_ratio is not None:
+        if not 0 < keep_ratio < 1:
+            raise ValueError(f"keep_ratio must lie between 0 and 1, but found {keep_ratio!r}")
+    elif threshold is None:
+        raise ValueError("one of threshold and keep_ratio is needed, but both are None")
+    elif not 0 <= threshold < 1:
+        raise ValueError(f"threshold must be at least 0 and below 1, but found {threshold!r}")
+
+
+def salient_region(
+    maps: Tensor, threshold: float | None = 0.5, keep_ratio: float | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""The salient pixels of each image.
+
+    With a threshold τ, as ExCon's official code does, those where the map, scaled to [0, 1], is
+    strictly larger: :math:`(m - \min m) / (\max m - \min m) > \tau`. With a ratio q, those of the
+    round(q H W) largest values; of equal values the first in reading order.
+
+    Args:
+        maps: (N, 1, H, W).
+        threshold: τ in [0, 1); not used where a ratio is given.
+        keep_ratio: q in (0, 1).
+
+    Returns:
+        The region (N, 1, H, W) bool, and which maps say nothing, (N,) bool: those that are
+        constant up to rounding or have values that are not finite [ours]. Their region is empty.
+
+    Raises:
+        ValueError: If both options are None or one is out of range.
+
+    Example:
+        >>> region, constant = salient_region(torch.tensor([[[[0.0, 1.0], [2.0, 4.0]]]]))
+        >>> region.int().tolist(), constant.tolist()
+        ([[[[0, 0], [0, 1]]]], [False])
+    """
+    check_region(threshold, keep_ratio)
+    varies = varying(maps)
+    if keep_ratio is not None:
+        values = maps.flatten(1)
+        count = round(keep_ratio * values.shape[1])
+        order = values.argsort(dim=1, descending=True, stable=True)
+        region = torch.zeros_like(values, dtype=torch.bool)
+        region = region.scatter_(1, order[:, :count], True).view_as(maps)
+    else:
+        low, high = (v.view(-1, 1, 1, 1) for v in maps.flatten(1).aminmax(dim=1))
+        region = (maps - low) / (high - low) > cast(float, threshold)
+    return region & varies[..., None, None], ~varies[:, 0]
+
+
+def displaced(
+    region: Tensor, placement: Placement, generator: torch.Generator | None = None
+) -> Tensor:
+    """Regions of the same areas at random places, drawn for each image anew.
+
+    Args:
+        region: (N, 1, H, W) bool.
+        placement: ``"shift"`` moves the region as it is, around the borders; ``"shuffle"``
+            scatters its pixels.
+        generator: Where places are drawn from; by default torch's own for the region's device.
+
+    Returns:
+        (N, 1, H, W) bool, with as many True as before in each image.
+
+    Raises:
+        ValueError: If `placement` is neither of the two.
+
+    Example:
+        >>> region = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
+        >>> region[..., :2, :2] = True
+        >>> displaced(region, "shuffle").flatten(1).sum(1)
+        tensor([4, 4])
+    """
+    count, (height, width) = len(region), region.shape[-2:]
+    if placement == "shuffle":
+        order = uniform((count, height * width), region.device, generator).argsort(dim=1)
+    elif placement == "shift":
+        start = uniform((2, count, 1), region.device, generator)
+        rows = (start[0] * height + torch.arange(height, device=region.device)).long() % height
+        columns = (start[1] * width + torch.arange(width, device=region.device)).long() % width
+        order = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).flatten(1)
+    else:
+        raise ValueError(f'placement must be "shift" or "shuffle", but found {placement!r}')
+    return region.flatten(1).gather(1, order).view_as(region)
+
+
+def kept_area(region: Tensor, constant: Tensor) -> Tensor:
+    """Mean share of pixels in the regions of maps that say something, a scalar; 0 without any."""
+    return region.flatten(1).float().mean(1).sum() / (~constant).sum().clamp(min=1)
+
+
+def uniform(
+    shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
+) -> Tensor:
+    """Random numbers in [0, 1), drawn where the generator is and moved to the device."""
+    place = device if generator is None else generator.device
+    return torch.rand(shape, device=place, generator=generator).to(device)

@@ -1,0 +1,181 @@
+"""EDDA: copies of the images that keep, and that drop, what the prediction rests on."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from captum_excon.transforms._explain import Classifier, Explainer, Mode
+from captum_excon.transforms._explaining import ExplainingModule
+from captum_excon.transforms._fill import Fill, fill_values, occlude
+from captum_excon.transforms._region import (
+    Placement,
+    check_region,
+    displaced,
+    kept_area,
+    salient_region,
+)
+
+__all__ = ["EDDA", "EDDABatch"]
+
+
+class EDDABatch(NamedTuple):
+    """What `EDDA` returns for N images.
+
+    Attributes:
+        keep: Only the salient region is left, (N, C, H, W); to be classified as `targets`.
+        drop: The salient region is gone, (N, C, H, W); the confidence in `explained` should fall.
+        targets: The labels as they were given.
+        explained: The class that was explained, (N,) int64.
+        region: What was kept and dropped, (N, 1, H, W) bool; empty for constant maps.
+        constant: Whose map said nothing, (N,) bool. Both copies are then the image as it is, and
+            a loss on `drop` must leave it out.
+        correct: Where the classifier's prediction is the label, (N,) bool.
+        statistics: Scalars on the device: ``correct_rate``; ``kept_area``, the regions' mean share
+            of pixels, over maps that are not constant; ``constant_maps``, the number of those
+            that are.
+    """
+
+    keep: Tensor
+    drop: Tensor
+    targets: Tensor
+    explained: Tensor
+    region: Tensor
+    constant: Tensor
+    correct: Tensor
+    statistics: dict[str, Tensor]
+
+
+class EDDA(ExplainingModule):
+    r"""Occludes what a prediction rests on, and all but that.
+
+    For the salient region S of the map of the predicted class:
+    :math:`x_{keep} = \mathrm{fill}(x, \bar S)`, whose class should stay, and
+    :math:`x_{drop} = \mathrm{fill}(x, S)`, for which the confidence should fall. The paper
+    establishes this idea for any model and explainer; region, fill, the treatment of constant maps
+    and all else here are ours.
+
+    With a `placement` the regions are moved at random, with the same areas and targets: the
+    control that every claim about the explanations needs.
+
+    A call disturbs nothing, never waits for the device, and is made of one explanation and one
+    forward pass; the latter is saved where `logits` are given. Modules are not registered and
+    may be wrapped, as in `ExConViews`.
+
+    Reference: *EDDA: Explanation-driven Data Augmentation to Improve Explanation Faithfulness*,
+    https://arxiv.org/abs/2105.14162.
+
+    Args:
+        classifier: From images (N, C, H, W) to logits (N, classes).
+        explainer: A Captum attribution on the classifier, or a function of images and classes
+            that returns maps (N, K, h, w).
+        keep_ratio: The salient share of pixels; 0.15 is what Drop and Increase are measured with.
+        threshold: With ``keep_ratio=None``: salient is what lies strictly above it in maps scaled
+            to [0, 1].
+        target: Explain the ``"predicted"`` class or the ``"label"``.
+        fill: What occluded pixels become, as in `ExplanationMask`.
+        placement: None, or ``"shift"`` or ``"shuffle"`` for the control, as in `RandomOcclusion`.
+        explain_mode: ``"eval"`` or ``"train"``, the classifier's mode for prediction and map.
+        autocast_dtype: Precision of prediction and map; None is the parameters'. An autocast
+            region around the call has no effect on them.
+        generator: Where places and noise are drawn from; by default torch's own for the device.
+
+    Raises:
+        ValueError: Options out of range, or both `keep_ratio` and `threshold`.
+
+    Example:
+        >>> from captum.attr import LayerGradCam
+        >>> from torch import nn
+        >>> conv = nn.Conv2d(3, 5, 3)
+        >>> model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> augment = EDDA(model, LayerGradCam(model, conv), keep_ratio=0.25)
+        >>> batch = augment(torch.rand(2, 3, 8, 8), torch.tensor([1, 4]))
+        >>> batch.region.flatten(1).sum(1)
+        tensor([16, 16])
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        explainer: Explainer,
+        *,
+        keep_ratio: float | None = 0.15,
+        threshold: float | None = None,
+        target: Literal["predicted", "label"] = "predicted",
+        fill: Fill = "mean",
+        placement: Placement | None = None,
+        explain_mode: Mode = "eval",
+        autocast_dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(classifier, explainer, fill, explain_mode, autocast_dtype, generator)
+        check_region(threshold, keep_ratio)
+        if keep_ratio is not None and threshold is not None:
+            raise ValueError("set keep_ratio=None to use a threshold; EDDA takes one of the two")
+        if target not in ("predicted", "label"):
+            raise ValueError(f'target must be "predicted" or "label", but found {target!r}')
+        if placement not in (None, "shift", "shuffle"):
+            raise ValueError(
+                f'placement must be None, "shift" or "shuffle", but found {placement!r}'
+            )
+        self.keep_ratio, self.threshold = keep_ratio, threshold
+        self.target, self.placement = target, placement
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        maps: Tensor | None = None,
+        logits: Tensor | None = None,
+    ) -> EDDABatch:
+        """Makes the two copies of a batch.
+
+        Args:
+            images: (N, C, H, W).
+            labels: Class indices (N,). With ``target="predicted"`` also several classes for each
+                image, (N, classes) with 1 for those present; correct is then a prediction that is
+                among them.
+            maps: Ready-made maps (N, K, h, w), of any size and floating dtype, in place of those
+                of the explainer. They must be those of the class that `target` asks for.
+            logits: The classifier's outputs for the images, if they are known already.
+
+        Returns:
+            The copies with their targets, on the images' device and without gradients.
+
+        Raises:
+            ValueError: If the shapes do not belong together.
+        """
+        if images.ndim != 4:
+            raise ValueError(f"images must be (N, C, H, W), but found {tuple(images.shape)}")
+        if labels.ndim != 2 or self.target == "label":
+            self.check_labels(labels, images)
+        predicted = self.predict(images) if logits is None else logits.argmax(1)
+        if labels.ndim == 2:
+            explained = predicted
+            correct = labels.gather(1, predicted.unsqueeze(1)).squeeze(1) > 0.5
+        else:
+            explained = predicted if self.target == "predicted" else labels.long()
+            correct = predicted == labels
+        region, constant = salient_region(
+            self.explain(images, explained, maps), self.threshold, self.keep_ratio
+        )
+        if self.placement is not None:
+            region = displaced(region, self.placement, self.generator)
+        values = fill_values(images, self.fill, self.generator)
+        varies = ~constant[:, None, None, None]
+        return EDDABatch(
+            keep=occlude(images, ~region & varies, values),
+            drop=occlude(images, region, values),
+            targets=labels,
+            explained=explained,
+            region=region,
+            constant=constant,
+            correct=correct,
+            statistics={
+                "correct_rate": correct.float().mean(),
+                "kept_area": kept_area(region, constant),
+                "constant_maps": constant.sum(),
+            },
+        )
