@@ -1,0 +1,254 @@
+r"""Drop and Increase: the score of what a map shows, against that of the whole image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from captum_excon.attr._captum import ForwardFunc, Target
+from captum_excon.attr._scoring import Score
+from captum_excon.metrics._fill import constant_fill
+from captum_excon.metrics._maps import (
+    check_fraction,
+    check_maps,
+    informative,
+    nan_where,
+    pixel_count,
+    ranks,
+    scaled,
+)
+from captum_excon.metrics._scoring import Scorer
+
+
+class DropIncrease(NamedTuple):
+    """What `drop_increase` and its relatives return.
+
+    Attributes:
+        drop: The share of the score that is lost, in [0, 1]; lower is better.
+        increase: 1 where the score grows, else 0; higher is better.
+    """
+
+    drop: Tensor
+    increase: Tensor
+
+
+def drop_increase(
+    forward_func: ForwardFunc,
+    images: Tensor,
+    maps: Tensor,
+    *,
+    fraction: float = 0.15,
+    target: Target = None,
+    baseline: float | Tensor = 0.0,
+    score: Score = "softmax",
+    additional_forward_args: Any = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> DropIncrease:
+    r"""Drop % and Increase % of SISE and ExCon: the top pixels alone, as a binary mask.
+
+    With p the score of the image and o that of its top ``fraction`` of pixels on the baseline,
+    :math:`\mathrm{drop} = \max(0, p - o) / p` and :math:`\mathrm{increase} = [o > p]`; the papers
+    report 100 times the means over images. Exactly round(fraction · H · W) pixels are kept (at
+    least one), and ties between pixels are broken by a permutation drawn from ``seed`` [ours]. A
+    score of zero cannot drop: its drop is 0. For scores other than probabilities (``"identity"``),
+    the drop means what the papers mean only where they are positive; other originals give NaN.
+
+    Scores of an image are the same, bit for bit, whichever images it is batched with; another
+    ``batch_size`` changes them in the last bits of float32.
+
+    Reference: Sattarzadeh et al., *Explaining Convolutional Neural Networks through Attribution-
+    Based Input Sampling and Block-Wise Feature Aggregation*, AAAI 2021,
+    https://arxiv.org/abs/2010.00672.
+
+    Args:
+        forward_func: The model, or any function of the images that returns a tensor (N, ...).
+        images: (N, C, H, W), as the model wants them.
+        maps: One per image, (N, H, W) or (N, C, H, W), whose channels are summed.
+        fraction: The share of pixels to keep, in (0, 1]; the papers keep 15 %.
+        target: The class, in any form that Captum takes; None for the predicted class.
+        baseline: What the other pixels become: a number or a tensor that broadcasts to the images.
+        score: How the output becomes scores: ``"softmax"`` (the papers), ``"sigmoid"``,
+            ``"identity"`` or a callable.
+        additional_forward_args: As in Captum.
+        batch_size: Rows per forward pass; by default 16 on the CPU, 64 elsewhere.
+        seed: Breaks ties.
+
+    Returns:
+        drop and increase, (N,) float32 each; NaN for constant and non-finite maps, see
+        `nan_reasons`.
+
+    Raises:
+        TypeError: Images or maps are not tensors of the right kind.
+        ValueError: Shapes, options or the model's scores are not as described.
+
+    Example:
+        >>> import torch
+        >>> from captum_excon.metrics import drop_increase
+        >>> image = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]])
+        >>> model = lambda x: x.sum((2, 3))
+        >>> drop, increase = drop_increase(model, image, image[:, 0], fraction=0.25,
+        ...                                score="identity")
+        >>> drop, increase
+        (tensor([0.2500]), tensor([0.]))
+    """
+    results = drop_increase_sweep(
+        forward_func,
+        images,
+        maps,
+        fractions=[fraction],
+        target=target,
+        baseline=baseline,
+        score=score,
+        additional_forward_args=additional_forward_args,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return DropIncrease(results.drop[:, 0], results.increase[:, 0])
+
+
+def drop_increase_sweep(
+    forward_func: ForwardFunc,
+    images: Tensor,
+    maps: Tensor,
+    *,
+    fractions: Sequence[float] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5),
+    target: Target = None,
+    baseline: float | Tensor = 0.0,
+    score: Score = "softmax",
+    additional_forward_args: Any = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> DropIncrease:
+    """Drop and Increase for several fractions of pixels: the papers' 15 % is one point of it.
+
+    Args:
+        forward_func: As in `drop_increase`, like all that is not named here.
+        images: (N, C, H, W).
+        maps: One per image.
+        fractions: F shares of pixels to keep, each in (0, 1].
+        target: The class, or None for the predicted one.
+        baseline: What the other pixels become.
+        score: How the output becomes scores.
+        additional_forward_args: As in Captum.
+        batch_size: Rows per forward pass.
+        seed: Breaks ties.
+
+    Returns:
+        drop and increase, (N, F) float32 each.
+
+    Raises:
+        TypeError: As in `drop_increase`.
+        ValueError: As in `drop_increase`, and for no fraction at all.
+
+    Example:
+        >>> import torch
+        >>> from captum_excon.metrics import drop_increase_sweep
+        >>> image = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]])
+        >>> model = lambda x: x.sum((2, 3))
+        >>> drop_increase_sweep(model, image, image[:, 0], fractions=[0.25, 0.5],
+        ...                     score="identity").drop
+        tensor([[0.2500, 0.0000]])
+    """
+    if not fractions:
+        raise ValueError("fractions is empty; name at least one share of pixels in (0, 1]")
+    for fraction in fractions:
+        check_fraction(fraction)
+    scorer = Scorer(
+        forward_func,
+        images,
+        target=target,
+        score=score,
+        additional_forward_args=additional_forward_args,
+        batch_size=batch_size,
+    )
+    maps = check_maps(maps, images)
+    fill = constant_fill(scorer.images, baseline)
+    places = ranks(maps, seed)
+    counts = [pixel_count(fraction, maps) for fraction in fractions]
+    kept = torch.tensor(counts, device=images.device)
+
+    def build(image: Tensor, step: Tensor) -> Tensor:
+        shown = places[image] < kept[step].view(-1, 1, 1)
+        return torch.where(shown.unsqueeze(1), scorer.images[image], fill(image))
+
+    return _compared(scorer, scorer(len(counts), build), maps)
+
+
+def average_drop_increase(
+    forward_func: ForwardFunc,
+    images: Tensor,
+    maps: Tensor,
+    *,
+    target: Target = None,
+    baseline: float | Tensor = 0.0,
+    score: Score = "softmax",
+    additional_forward_args: Any = None,
+    batch_size: int | None = None,
+) -> DropIncrease:
+    r"""Average Drop and Average Increase of Grad-CAM++ and Score-CAM: the soft map as the mask.
+
+    As `drop_increase`, with o the score of :math:`m \odot x + (1 - m) \odot b`, where m is the map
+    scaled to [0, 1] by its least and greatest value. A map that is one almost everywhere wins it
+    without explaining anything; `drop_increase` does not reward that.
+
+    pytorch-grad-cam's ``DropInConfidence`` is the loss p - o itself, not divided by p, and its
+    ``IncreaseInConfidence`` is this increase.
+
+    Reference: Chattopadhay et al., *Grad-CAM++*, WACV 2018, https://arxiv.org/abs/1710.11063.
+
+    Args:
+        forward_func: As in `drop_increase`, like all that is not named here.
+        images: (N, C, H, W).
+        maps: One per image.
+        target: The class, or None for the predicted one.
+        baseline: What masked-out pixels fade to.
+        score: How the output becomes scores.
+        additional_forward_args: As in Captum.
+        batch_size: Rows per forward pass.
+
+    Returns:
+        drop and increase, (N,) float32 each; NaN as in `drop_increase`.
+
+    Raises:
+        TypeError: As in `drop_increase`.
+        ValueError: As in `drop_increase`.
+
+    Example:
+        >>> import torch
+        >>> from captum_excon.metrics import average_drop_increase
+        >>> image = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]])
+        >>> model = lambda x: x.sum((2, 3))
+        >>> soft = torch.tensor([[[0.5, 1.0], [0.0, 0.0]]])
+        >>> average_drop_increase(model, image, soft, score="identity").drop
+        tensor([0.1250])
+    """
+    scorer = Scorer(
+        forward_func,
+        images,
+        target=target,
+        score=score,
+        additional_forward_args=additional_forward_args,
+        batch_size=batch_size,
+    )
+    maps = check_maps(maps, images)
+    fill = constant_fill(scorer.images, baseline)
+    masks = scaled(maps).to(images.dtype).unsqueeze(1)
+
+    def build(image: Tensor, step: Tensor) -> Tensor:
+        x = scorer.images[image]
+        return torch.lerp(fill(image).expand_as(x), x, masks[image])
+
+    drop, increase = _compared(scorer, scorer(1, build), maps)
+    return DropIncrease(drop[:, 0], increase[:, 0])
+
+
+def _compared(scorer: Scorer, scores: Tensor, maps: Tensor) -> DropIncrease:
+    p, o = scorer.original.unsqueeze(1), scores
+    lost = (p - o).clamp(min=0)
+    drop = torch.where(p > 0, lost / p, torch.where(p == 0, 0.0, torch.nan))
+    undefined = ~informative(maps).unsqueeze(1)
+    return DropIncrease(nan_where(undefined, drop), nan_where(undefined, (o > p).float()))
