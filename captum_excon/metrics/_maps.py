@@ -99,7 +99,7 @@ def ranks(maps: Tensor, seed: int = 0) -> Tensor:
 
 def pixel_count(fraction: float, maps: Tensor) -> int:
     """The number of pixels that a share of a map stands for, at least one."""
-    return max(1, round(fraction * maps[0].numel()))
+    return max(1, round(fraction * maps.shape[1:].numel()))
 
 
 def scaled(maps: Tensor) -> Tensor:
