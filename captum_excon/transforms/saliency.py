@@ -1,0 +1,144 @@
+"""Saliency maps that move with their images through torchvision's v2 transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+from torch.utils.data._utils.collate import default_collate_fn_map
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+__all__ = ["Saliency"]
+
+
+class Saliency(tv_tensors.Mask):
+    """A saliency map, or a batch of them, that follows its image through v2 transforms.
+
+    Geometric transforms move it as they move an image, to a pixel: resize, the crops, flips,
+    rotation, affine and perspective transforms, padding and elastic deformation. Where they
+    interpolate, a map is interpolated **bilinearly**, whatever the transform's ``interpolation``
+    for images, and with the transform's ``antialias``; an image that is interpolated bilinearly
+    and equals its map stays equal to it.
+
+    Values stay values. Transforms of colour, noise, blur, `v2.Normalize`, erasing,
+    ``v2.ToDtype(dtype, scale=...)`` and `v2.ConvertImageDtype` leave a map as it is; only
+    ``v2.ToDtype({Saliency: dtype})`` with a floating-point dtype changes its precision, and
+    integers, which cannot hold a map's values, leave it alone. Maps in half precision are moved in
+    float32.
+
+    What comes in from outside the image is 0, no evidence. A ``fill`` per channel is a colour and
+    concerns images alone; a single number fills maps as torchvision lets it fill masks, so give
+    ``fill={tv_tensors.Image: 127, Saliency: 0}`` where the two differ.
+
+    A map is a kind of `tv_tensors.Mask`, so that v2 refuses it with an error where it refuses
+    masks, and never moves an image and leaves the map behind: `v2.RandAugment` and its relatives,
+    `v2.MixUp`, `v2.CutMix`, `v2.FiveCrop`, `v2.TenCrop`. `v2.RandomErasing` warns that it passes
+    the map through.
+
+    As with every TVTensor, arithmetic gives plain tensors. Unlike others, maps stay maps in
+    `torch.utils.data.default_collate`, so that transforms of a batch still find them.
+
+    [ours; there is no paper]
+
+    Args:
+        data: Anything that `torch.as_tensor` takes, floating point, of the shape (..., H, W):
+            usually (1, H, W) for an image, (N, 1, H, W) for a batch.
+        dtype: The dtype; by default the data's.
+        device: The device; by default the data's.
+        requires_grad: Whether autograd records; by default as the data.
+
+    Raises:
+        TypeError: The values are not floating point.
+        ValueError: There are fewer than two dimensions.
+
+    Example:
+        >>> import torch
+        >>> from torchvision import tv_tensors
+        >>> from torchvision.transforms import v2
+        >>> from captum_excon.transforms import Saliency
+        >>> image = tv_tensors.Image(torch.rand(3, 4, 4))
+        >>> saliency = Saliency([[[0.0, 0.0, 0.5, 1.0]] * 4])
+        >>> flip = v2.Compose([v2.RandomHorizontalFlip(p=1), v2.ColorJitter(brightness=0.4)])
+        >>> image, saliency = flip(image, saliency)
+        >>> saliency[0, 0], type(saliency).__name__
+        (tensor([1.0000, 0.5000, 0.0000, 0.0000]), 'Saliency')
+    """
+
+    def __new__(
+        cls,
+        data: Any,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | int | None = None,
+        requires_grad: bool | None = None,
+    ) -> Saliency:
+        """Makes a map of ``data`` without a copy where that is possible."""
+        saliency: Saliency = super().__new__(
+            cls, data, dtype=dtype, device=device, requires_grad=requires_grad
+        )
+        if not saliency.is_floating_point():
+            raise TypeError(
+                f"a saliency map holds floating-point values, but found {saliency.dtype}; pass "
+                "dtype=torch.float32, or use torchvision.tv_tensors.Mask for labels"
+            )
+        if saliency.ndim < 2:
+            raise ValueError(
+                f"a saliency map has the shape (..., H, W), but found {tuple(saliency.shape)}"
+            )
+        return saliency
+
+
+def _register(functional: Callable[..., Any], kernel: Callable[..., Tensor], **fixed: Any) -> None:
+    """Lets ``functional`` move maps by the kernel that moves images.
+
+    Flips and crops, which do not interpolate, are masks' own.
+    """
+
+    def move(saliency: Saliency, *args: Any, **options: Any) -> Saliency:
+        values = saliency.as_subclass(Tensor)
+        if values.dim() == 2:
+            values = values.unsqueeze(0)
+        if "fill" in options:
+            options["fill"] = _scalar(options["fill"])
+        # Kernels build their grid of coordinates in the values' dtype, and half precision cannot
+        # tell the pixels of a large image apart.
+        wide = values.to(torch.promote_types(values.dtype, torch.float32))
+        moved = kernel(wide, *args, **{**options, **fixed}).to(values.dtype)
+        moved = moved.reshape(*saliency.shape[:-2], *moved.shape[-2:])
+        return tv_tensors.wrap(moved, like=saliency)  # type: ignore[no-any-return]
+
+    F.register_kernel(functional, Saliency)(move)
+
+
+def _scalar(fill: float | Sequence[float] | None) -> float | None:
+    if isinstance(fill, Sequence):
+        return fill[0] if len(fill) == 1 else 0.0
+    return fill
+
+
+def _to_dtype(saliency: Saliency, dtype: torch.dtype, scale: bool = False) -> Saliency:
+    if not dtype.is_floating_point:
+        return saliency
+    return tv_tensors.wrap(  # type: ignore[no-any-return]
+        saliency.as_subclass(Tensor).to(dtype), like=saliency
+    )
+
+
+def _collate(batch: Sequence[Saliency], *, collate_fn_map: Any = None) -> Saliency:
+    return Saliency(default_collate([saliency.as_subclass(Tensor) for saliency in batch]))
+
+
+_register(F.resize, F.resize_image, interpolation=InterpolationMode.BILINEAR)
+_register(F.resized_crop, F.resized_crop_image, interpolation=InterpolationMode.BILINEAR)
+_register(F.rotate, F.rotate_image, interpolation=InterpolationMode.BILINEAR)
+_register(F.affine, F.affine_image, interpolation=InterpolationMode.BILINEAR)
+_register(F.perspective, F.perspective_image, interpolation=InterpolationMode.BILINEAR)
+_register(F.elastic, F.elastic_image, interpolation=InterpolationMode.BILINEAR)
+_register(F.pad, F.pad_image)
+F.register_kernel(F.to_dtype, Saliency)(_to_dtype)
+default_collate_fn_map[Saliency] = _collate
