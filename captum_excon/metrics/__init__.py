@@ -1,17 +1,40 @@
 """Metrics of explanations: one value per image, NaN where a map says nothing."""
 
 from captum_excon.metrics._maps import nan_reasons
+from captum_excon.metrics.curves import (
+    Curve,
+    abpc,
+    deletion,
+    insertion,
+    perturbation_curve,
+    road,
+)
 from captum_excon.metrics.drop import (
     DropIncrease,
     average_drop_increase,
     drop_increase,
     drop_increase_sweep,
 )
+from captum_excon.metrics.localization import bbox, ebpg, miou
+from captum_excon.metrics.pointing import ClassMean, class_mean, difficult, pointing_game
 
 __all__ = [
+    "ClassMean",
+    "Curve",
     "DropIncrease",
+    "abpc",
     "average_drop_increase",
+    "bbox",
+    "class_mean",
+    "deletion",
+    "difficult",
     "drop_increase",
     "drop_increase_sweep",
+    "ebpg",
+    "insertion",
+    "miou",
     "nan_reasons",
+    "perturbation_curve",
+    "pointing_game",
+    "road",
 ]

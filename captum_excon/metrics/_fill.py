@@ -1,18 +1,45 @@
-"""What removed pixels become."""
+"""What removed pixels become: a constant, a blur, or noisy linear imputation."""
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
-# From the rows' images, (R,), to values that broadcast to (R, C, H, W).
-Fill = Callable[[Tensor], Tensor]
+Fill = float | Tensor | Literal["blur", "noisy-linear"]
+
+# From the rows' images and steps, (R,), and the pixels to keep, (R, H, W), to (R, C, H, W).
+Remove = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+_KERNEL, _SIGMA = 11, 5.0  # of RISE's code
 
 
-def constant_fill(images: Tensor, baseline: float | Tensor) -> Fill:
-    """Fills with a number, or with a tensor of one or N rows that broadcasts to the images."""
+def remover(images: Tensor, fill: Fill, seed: int, noise: float = 0.01) -> Remove:
+    """Returns what makes rows of images whose other pixels are filled."""
+    if isinstance(fill, str):
+        if fill == "noisy-linear":
+            return _noisy_linear(images, seed, noise)
+        if fill != "blur":
+            raise ValueError(
+                f"fill must be a number, a tensor, 'blur' or 'noisy-linear', but found {fill!r}"
+            )
+        values = _blurred(images)
+    else:
+        values = constant_fill(images, fill)
+
+    def remove(image: Tensor, step: Tensor, keep: Tensor) -> Tensor:
+        return torch.where(keep.unsqueeze(1), images[image], values[image])
+
+    return remove
+
+
+def constant_fill(images: Tensor, baseline: float | Tensor) -> Tensor:
+    """Expands a number, or a tensor of one or N rows that broadcasts, to the images' shape."""
     values = torch.as_tensor(baseline, dtype=images.dtype, device=images.device).detach()
     values = values.reshape((1,) * (4 - values.dim()) + tuple(values.shape))
     if values.dim() != 4 or any(
@@ -25,6 +52,47 @@ def constant_fill(images: Tensor, baseline: float | Tensor) -> Fill:
         )
     if not bool(values.isfinite().all()):
         raise ValueError("baseline contains NaN or infinite values; pass finite ones")
-    if len(values) == 1:
-        return lambda image: values
-    return lambda image: values[image]
+    return values.expand_as(images)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    if min(images.shape[2:]) <= _KERNEL // 2:
+        raise ValueError(
+            f"fill='blur' needs images of at least {_KERNEL // 2 + 1} pixels a side, but found "
+            f"{tuple(images.shape[2:])}; fill with a number instead"
+        )
+    if len(images) == 0:
+        return images
+    blurred: Tensor = functional.gaussian_blur(images, [_KERNEL, _KERNEL], [_SIGMA, _SIGMA])
+    return blurred
+
+
+def _noisy_linear(images: Tensor, seed: int, noise: float) -> Remove:
+    imputer = noisy_linear_imputer(noise)
+
+    def impute(image: Tensor, step: Tensor, keep: Tensor) -> Tensor:
+        rows = images[image].float().cpu()
+        masks = keep.float().cpu()
+        for row, mask, s in zip(rows, masks, step.tolist(), strict=True):
+            if bool(mask.all()):
+                continue
+            # The noise comes from torch's global generator; all images share it.
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                torch.default_generator.manual_seed(seed + s)
+                # np.argwhere of a tensor: the imputer's own business.
+                warnings.filterwarnings("ignore", "__array_wrap__", DeprecationWarning)
+                row.copy_(imputer(row, mask))
+        return rows.to(images)
+
+    return impute
+
+
+def noisy_linear_imputer(noise: float) -> Any:
+    """Returns pytorch-grad-cam's imputer, which takes an image (C, H, W) and a mask (H, W)."""
+    try:
+        road = importlib.import_module("pytorch_grad_cam.metrics.road")
+    except ImportError as error:
+        raise ImportError(
+            'noisy linear imputation is that of pytorch-grad-cam: pip install "captum-excon[bench]"'
+        ) from error
+    return road.NoisyLinearImputer(noise=noise)

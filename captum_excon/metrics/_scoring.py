@@ -121,15 +121,17 @@ class Scorer:
         layout = _memory_format(self.forward_func, self.images)
 
         def step(start: int, stop: int) -> None:
-            row = torch.arange(start, stop, device=device).clamp(max=rows - 1)
+            row = torch.arange(start, min(stop, rows), device=device)
+            if len(row) == 0:
+                return
             image = row // rows_per_image
-            batch = build(image, row % rows_per_image).contiguous(memory_format=layout)
+            batch = _fill_up(build(image, row % rows_per_image), stop - start)
             output = run_forward(
-                self.forward_func, (batch,), take_args(self.args, image, len(self.images))
+                self.forward_func,
+                (batch.contiguous(memory_format=layout),),
+                take_args(self.args, _fill_up(image, stop - start), len(self.images)),
             )
-            needed = min(stop, rows) - start
-            if needed > 0:
-                keep(start, output[:needed], image[:needed])
+            keep(start, output[: len(row)], image)
 
         with torch.inference_mode(), preserved_state(self.forward_func):
             run_in_batches(-(-rows // size) * size, step, (self.images,), size)
@@ -145,3 +147,10 @@ class Scorer:
                 "weights, and its inputs' range and normalisation"
             )
         return scores
+
+
+def _fill_up(rows: Tensor, count: int) -> Tensor:
+    """Repeats the last row until there are ``count``."""
+    if len(rows) == count:
+        return rows
+    return torch.cat([rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])])

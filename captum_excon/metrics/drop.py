@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc, Target
 from captum_excon.attr._scoring import Score
-from captum_excon.metrics._fill import constant_fill
+from captum_excon.metrics._fill import constant_fill, remover
 from captum_excon.metrics._maps import (
     check_fraction,
     check_maps,
@@ -166,14 +166,13 @@ def drop_increase_sweep(
         batch_size=batch_size,
     )
     maps = check_maps(maps, images)
-    fill = constant_fill(scorer.images, baseline)
+    remove = remover(scorer.images, constant_fill(scorer.images, baseline), seed)
     places = ranks(maps, seed)
     counts = [pixel_count(fraction, maps) for fraction in fractions]
     kept = torch.tensor(counts, device=images.device)
 
     def build(image: Tensor, step: Tensor) -> Tensor:
-        shown = places[image] < kept[step].view(-1, 1, 1)
-        return torch.where(shown.unsqueeze(1), scorer.images[image], fill(image))
+        return remove(image, step, places[image] < kept[step].view(-1, 1, 1))
 
     return _compared(scorer, scorer(len(counts), build), maps)
 
@@ -239,8 +238,7 @@ def average_drop_increase(
     masks = scaled(maps).to(images.dtype).unsqueeze(1)
 
     def build(image: Tensor, step: Tensor) -> Tensor:
-        x = scorer.images[image]
-        return torch.lerp(fill(image).expand_as(x), x, masks[image])
+        return torch.lerp(fill[image], scorer.images[image], masks[image])
 
     drop, increase = _compared(scorer, scorer(1, build), maps)
     return DropIncrease(drop[:, 0], increase[:, 0])
