@@ -4,6 +4,9 @@ from captum_excon.transforms._explain import Explainer, undisturbed
 from captum_excon.transforms._fill import Fill
 from captum_excon.transforms.edda import EDDA, EDDABatch
 from captum_excon.transforms.excon import ExConBatch, ExConViews
+from captum_excon.transforms.explanation_mask import ExplanationMask
+from captum_excon.transforms.random_occlusion import RandomOcclusion
+from captum_excon.transforms.saliency import Saliency
 
 __all__ = [
     "EDDA",
@@ -11,6 +14,9 @@ __all__ = [
     "ExConBatch",
     "ExConViews",
     "Explainer",
+    "ExplanationMask",
     "Fill",
+    "RandomOcclusion",
+    "Saliency",
     "undisturbed",
 ]

@@ -39,9 +39,9 @@ def undisturbed(
     compiled anew for the other mode; DistributedDataParallel neither broadcasts buffers nor expects
     a backward pass.
 
-    An autocast region around it does not reach in. Autocast keeps the weights it has cast, and
-    those that were cast without gradients would silently be used for the training step that
-    follows, which would then leave the weights without gradients.
+    An autocast region around it does not reach in. Autocast keeps the weights that it has cast,
+    and where torch's release lets the training step reuse those that were cast without gradients,
+    the weights would silently get none.
 
     Args:
         module: The module, perhaps wrapped. Of a plain function nothing is known but the random
@@ -66,20 +66,26 @@ def undisturbed(
     model = module if isinstance(module, nn.Module) else nn.Module()
     flags = [(part, part.training) for part in model.modules()]
     slots = [(part, dict(part._buffers)) for part in model.modules() if part._buffers]
-    buffers = [b for _, named in slots for b in named.values() if b is not None]
+    buffers = {id(b): b for _, named in slots for b in named.values() if b is not None}
     parameters = list(model.parameters())
+    tensors = [*parameters, *buffers.values()]
     with contextlib.ExitStack() as stack:
         stack.enter_context(eager())
         stack.enter_context(_without_synchronisation(model))
-        stack.enter_context(_own_precision(parameters + buffers, autocast_dtype))
-        stack.enter_context(_own_random_state(parameters + buffers))
+        stack.enter_context(_own_precision(tensors, autocast_dtype))
+        stack.enter_context(_own_random_state(tensors))
         # References, not copies: a backward pass within makes new gradients.
         grads = [parameter.grad for parameter in parameters]
-        values = [buffer.detach().clone() for buffer in buffers]
-        versions = [None if b.is_inference() else b._version for b in buffers]
+        # The originals are not even written to, so that graphs that have saved them survive.
+        with torch.inference_mode(False):
+            copies = {key: buffer.detach().clone() for key, buffer in buffers.items()}
         try:
             for parameter in parameters:
                 parameter.grad = None
+            for part, named in slots:
+                part._buffers.update(
+                    {k: b if b is None else copies[id(b)] for k, b in named.items()}
+                )
             model.train(mode == "train")
             yield
         finally:
@@ -87,11 +93,6 @@ def undisturbed(
                 part.training = training
             for part, named in slots:
                 part._buffers.update(named)
-            with torch.no_grad():
-                for buffer, value, version in zip(buffers, values, versions, strict=True):
-                    # Writing to a buffer that a graph has saved would break its backward pass.
-                    if version is None or buffer._version != version:
-                        buffer.copy_(value)
             for parameter, grad in zip(parameters, grads, strict=True):
                 parameter.grad = grad
 
@@ -169,7 +170,8 @@ def explain(
     size = size or (images.shape[-2], images.shape[-1])
     with torch.inference_mode(False), torch.enable_grad():
         # No leaf, since models whose first operation works in place may not change one.
-        inputs = images.detach().requires_grad_().clone()
+        inputs = _ordinary(images.detach()).requires_grad_().clone()
+        targets = _ordinary(targets)
         if isinstance(explainer, Attribution):
             maps = explainer.attribute(inputs, target=targets)
         elif callable(explainer):
@@ -183,6 +185,11 @@ def explain(
     if not isinstance(maps, Tensor):
         raise TypeError(f"{name} must return a tensor of maps, but returned {type(maps).__name__}")
     return to_maps(maps, len(images), size, name)
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """A tensor that autograd takes, which those made in inference mode are not."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def to_maps(maps: Tensor, count: int, size: tuple[int, int], source: str = "maps") -> Tensor:

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from captum_excon.attr._masks import varying
 
-__all__ = ["Placement", "check_region", "displaced", "kept_area", "salient_region", "uniform"]
+__all__ = [
+    "Placement",
+    "check_placement",
+    "check_region",
+    "displaced",
+    "kept_area",
+    "salient_region",
+]
 
 Placement: TypeAlias = Literal["shift", "shuffle"]
 
@@ -23,6 +30,12 @@ def check_region(threshold: float | None, keep_ratio: float | None) -> None:
         raise ValueError("one of threshold and keep_ratio is needed, but both are None")
     elif not 0 <= threshold < 1:
         raise ValueError(f"threshold must be at least 0 and below 1, but found {threshold!r}")
+
+
+def check_placement(placement: Placement) -> None:
+    """Raises ValueError where `displaced` could not be called with this placement."""
+    if placement not in ("shift", "shuffle"):
+        raise ValueError(f'placement must be "shift" or "shuffle", but found {placement!r}')
 
 
 def salient_region(
@@ -88,16 +101,15 @@ def displaced(
         >>> displaced(region, "shuffle").flatten(1).sum(1)
         tensor([4, 4])
     """
+    check_placement(placement)
     count, (height, width) = len(region), region.shape[-2:]
     if placement == "shuffle":
-        order = uniform((count, height * width), region.device, generator).argsort(dim=1)
-    elif placement == "shift":
-        start = uniform((2, count, 1), region.device, generator)
+        order = _uniform((count, height * width), region.device, generator).argsort(dim=1)
+    else:
+        start = _uniform((2, count, 1), region.device, generator)
         rows = (start[0] * height + torch.arange(height, device=region.device)).long() % height
         columns = (start[1] * width + torch.arange(width, device=region.device)).long() % width
         order = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).flatten(1)
-    else:
-        raise ValueError(f'placement must be "shift" or "shuffle", but found {placement!r}')
     return region.flatten(1).gather(1, order).view_as(region)
 
 
@@ -106,7 +118,7 @@ def kept_area(region: Tensor, constant: Tensor) -> Tensor:
     return region.flatten(1).float().mean(1).sum() / (~constant).sum().clamp(min=1)
 
 
-def uniform(
+def _uniform(
     shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
     """Random numbers in [0, 1), drawn where the generator is and moved to the device."""

@@ -12,6 +12,7 @@ from captum_excon.transforms._explaining import ExplainingModule
 from captum_excon.transforms._fill import Fill, fill_values, occlude
 from captum_excon.transforms._region import (
     Placement,
+    check_placement,
     check_region,
     displaced,
     kept_area,
@@ -116,10 +117,8 @@ class EDDA(ExplainingModule):
             raise ValueError("set keep_ratio=None to use a threshold; EDDA takes one of the two")
         if target not in ("predicted", "label"):
             raise ValueError(f'target must be "predicted" or "label", but found {target!r}')
-        if placement not in (None, "shift", "shuffle"):
-            raise ValueError(
-                f'placement must be None, "shift" or "shuffle", but found {placement!r}'
-            )
+        if placement is not None:
+            check_placement(placement)
         self.keep_ratio, self.threshold = keep_ratio, threshold
         self.target, self.placement = target, placement
 
@@ -142,7 +141,7 @@ class EDDA(ExplainingModule):
             logits: The classifier's outputs for the images, if they are known already.
 
         Returns:
-            The copies with their targets, on the images' device and without gradients.
+            The copies with their targets, on the images' device.
 
         Raises:
             ValueError: If the shapes do not belong together.

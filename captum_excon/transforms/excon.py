@@ -122,7 +122,7 @@ class ExConViews(ExplainingModule):
                 of the explainer.
 
         Returns:
-            The views with their labels, on the images' device and without gradients.
+            The views with their labels, on the images' device.
 
         Raises:
             ValueError: If the shapes do not belong together.
