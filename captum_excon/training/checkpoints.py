@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Callable
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
     Lightning writes into the system's folder for temporary files and moves the result, which is a
     copy when that folder lies on another disk: a kill while copying leaves half a checkpoint.
     """
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Reads a checkpoint and runs no code in it, in any version of Lightning."""
+        loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        return loaded
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -73,6 +80,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def run_state(path: Path) -> dict[str, Any]:
+    """What `RunFolder` wrote into a checkpoint: ``config`` and ``history``.
+
+    Raises:
+        UserError: The file is missing or is no checkpoint of a run.
+    """
+    state: dict[str, Any] = read_checkpoint(path)["callbacks"][RunFolder.__name__]
+    return state
+
+
 class RunFolder(Checkpoint):  # type: ignore[misc]
     """Keeps ``last.ckpt``, ``best.ckpt`` and ``metrics.csv`` in a folder, once an epoch.
 
@@ -87,12 +104,12 @@ class RunFolder(Checkpoint):  # type: ignore[misc]
     Args:
         folder: An existing folder.
         config: Settings of the run, written into the checkpoints.
-        validates: Whether validation runs at the end of an epoch, by its number from 0.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, validates: Callable[[int], bool]) -> None:
-        self.folder, self.config, self.validates = folder, config, validates
+    def __init__(self, folder: Path, config: TrainConfig) -> None:
+        self.folder, self.config = folder, config
         self.history: list[dict[str, float]] = []
+        self._started = time.perf_counter()
 
     @property
     def state_key(self) -> str:
@@ -107,19 +124,23 @@ class RunFolder(Checkpoint):  # type: ignore[misc]
         """Takes up the figures of the epochs before."""
         self.history = list(state_dict["history"])
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock, and drops the figures of the epoch before, which Lightning keeps."""
+        trainer.callback_metrics.clear()
+        self._started = time.perf_counter()
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Notes the epoch's figures and writes the checkpoints, after the module's own hook."""
         epoch = trainer.current_epoch
-        figures = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if self.validates(epoch) or not name.startswith("val/")
-        }
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        seconds = time.perf_counter() - self._started
         accuracy = figures.get(SELECTED_BY)
         improved = accuracy is not None and all(
             accuracy > row.get(SELECTED_BY, -1.0) for row in self.history
         )
-        self.history.append({"epoch": epoch, "step": trainer.global_step, **figures})
+        self.history.append(
+            {"epoch": epoch, "step": trainer.global_step, "seconds": seconds, **figures}
+        )
         # The best one first: after a kill in between, this epoch is repeated and written again.
         for name in (BEST, LAST) if improved else (LAST,):
             trainer.save_checkpoint(self.folder / name)

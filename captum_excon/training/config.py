@@ -30,33 +30,36 @@ class TrainConfig:
 
     Attributes:
         data: A folder of images, or the name of a torchvision dataset such as ``cifar100``.
-        root: Folder of a torchvision dataset.
         method: The arm that is trained.
         seed: Decides the weights, the split, the batches, the views and all other randomness.
         epochs: Passes over the training images that update the encoder, the same for every
             method: with ``classifier_schedule="alternate"`` each is followed by a pass for the
             linear classifier, which Lightning counts as an epoch of its own.
+        threshold: With `keep_ratio`, what is salient; if both are None, and likewise for ``fill``,
+            the method's own default, which differs between ExCon and EDDA.
         encoder: ``torchvision:NAME`` or ``timm:NAME``.
-        encoder_args: Further arguments of the encoder's constructor.
-        gradient_clip: Largest norm of the gradient; None for no clipping.
+        encoder_args: Further arguments of `build_encoder`, which go to the library.
         precision: Lightning's name, such as ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         deterministic: Use deterministic kernels only, on a GPU too; slower.
 
     Raises:
         TypeError: A field is of a wrong type.
+        ValueError: ``epochs`` or ``val_fraction`` is out of range. The other ranges are checked by
+            the modules that the settings are for.
 
     Example:
         >>> config = TrainConfig(data="flowers", method="edda", epochs=3)
         >>> config.batch_size
         128
-        >>> TrainConfig.from_mapping({"data": "flowers", "epoch": 3})
+        >>> TrainConfig.from_mapping({"data": "flowers", "epochz": 3})
         Traceback (most recent call last):
         ...
-        captum_excon._images.UserError: unknown setting 'epoch'; did you mean 'epochs'?
+        captum_excon._images.UserError: unknown setting 'epochz'; did you mean 'epochs'?
     """
 
     data: str
-    root: str | None = None
+    root: str = "data"
+    download: bool = False
     method: Method = "excon"
     seed: int = 0
     epochs: int = 100
@@ -65,8 +68,11 @@ class TrainConfig:
     classes: int | list[str] | None = None
     per_class: int | None = None
     val_fraction: float = 0.1
+    split_seed: int = 0
     augment: bool = True
+    drop_last: bool = False
     on_corrupt: Literal["raise", "skip"] = "raise"
+    cache_images: bool | Literal["auto"] = "auto"
     batch_size: int = 128
     num_workers: int = 2
 
@@ -83,9 +89,31 @@ class TrainConfig:
 
     explainer: str = "layer-grad-cam"
     layer: str | None = None
-    threshold: float | None = 0.5
+    threshold: float | None = None
     keep_ratio: float | None = None
+    fill: float | Literal["mean", "blur", "noise"] | None = None
+    explain_mode: Literal["eval", "train"] = "eval"
     start_epoch: int = 0
+    refresh: int | Literal["step", "teacher"] = "step"
+    cache: str | None = None
+
+    temperature: float = 0.1
+    base_temperature: float | None = None
+    background: Literal["negatives", "class"] = "negatives"
+    projection_hidden: int | None = None
+    projection_dim: int = 128
+    classifier_schedule: Literal["alternate", "step"] = "alternate"
+    classifier_lr: float | None = None
+    gather_distributed: bool = True
+
+    target: Literal["predicted", "label"] = "predicted"
+    drop_target: Literal["uniform", "background", "hinge", "suppress"] = "uniform"
+    keep_weight: float = 1.0
+    drop_weight: float = 1.0
+    margin: float = 0.0
+    only_correct: bool = False
+    placement: Literal["shift", "shuffle"] = "shift"
+    view: Literal["view1", "standard"] = "view1"
 
     accelerator: str = "auto"
     devices: int = 1
@@ -96,6 +124,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, but found {self.epochs}")
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(
+                "val_fraction must be between 0 and 1, since the best checkpoint is chosen on the "
+                f"validation split, but found {self.val_fraction}"
+            )
 
     @classmethod
     def load(cls, path: Path | None, flags: Mapping[str, Any]) -> TrainConfig:

@@ -1,0 +1,71 @@
+"""What stands between Lightning and a user: its chatter, its Ctrl-C, and errors of the system."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from captum_excon._images import UserError, one_line
+from captum_excon.training.explainers import ExplainerError
+
+# What Lightning tells those who write training loops, and no one who starts them can act on.
+_CHATTER = (
+    "The number of training batches",
+    ".*does not have many workers",
+    "You have overridden `on_after_batch_transfer`",
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Keeps Lightning's announcements off standard error; its warnings about the run stay."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in _CHATTER:
+            warnings.filterwarnings("ignore", message)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def as_user_errors() -> Iterator[None]:
+    """Makes UserErrors of what a user can mend, and of Lightning's exit a KeyboardInterrupt again.
+
+    Lightning leaves Ctrl-C switched off, too; it works again afterwards.
+
+    Raises:
+        UserError: The disk is full, the loss is not finite, or the explainer has failed.
+        KeyboardInterrupt: The user has pressed Ctrl-C.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN is not handler:
+            raise KeyboardInterrupt from error
+        raise
+    except (FloatingPointError, ExplainerError) as error:
+        raise UserError(one_line(error)) from error
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise UserError(
+            f"the disk is full ({one_line(error)}); the checkpoints are whole: make room, then run "
+            "the same command with --resume"
+        ) from error
+    finally:
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
