@@ -25,10 +25,10 @@ class Saliency(tv_tensors.Mask):
     for images, and with the transform's ``antialias``; an image that is interpolated bilinearly
     and equals its map stays equal to it.
 
-    Values stay values. Transforms of colour, noise, blur, `v2.Normalize`, erasing,
-    ``v2.ToDtype(dtype, scale=...)`` and `v2.ConvertImageDtype` leave a map as it is; only
-    ``v2.ToDtype({Saliency: dtype})`` with a floating-point dtype changes its precision, and
-    integers, which cannot hold a map's values, leave it alone. Maps in half precision are moved in
+    Values stay values. Transforms of colour, noise, blur, `v2.Normalize`, erasing and
+    ``v2.ToDtype(dtype, scale=...)`` leave a map as it is. ``v2.ToDtype({Saliency: dtype})`` and
+    `v2.ConvertImageDtype` change its precision without scaling, if the dtype is floating point;
+    integers cannot hold a map's values, and leave it alone. Maps in half precision are moved in
     float32.
 
     What comes in from outside the image is 0, no evidence. A ``fill`` per channel is a colour and
