@@ -33,7 +33,7 @@ class Stopwatch:
     def measure(self) -> Iterator[None]:
         """Adds the time of the block."""
         if self._cuda:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start, end = (_timing_event() for _ in range(2))
             start.record()
             yield
             end.record()
@@ -50,6 +50,10 @@ class Stopwatch:
             self._total += start.elapsed_time(end) / 1000
         self._events.clear()
         return self._total
+
+
+def _timing_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 class FiniteLoss:

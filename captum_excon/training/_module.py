@@ -9,7 +9,6 @@ from typing import Any, Literal
 import lightning as L
 import torch
 import torch.nn.functional as F
-from captum.attr import Attribution
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
@@ -24,8 +23,8 @@ from captum_excon.training.encoders import build_encoder
 from captum_excon.training.explainers import ExplainerError, build_explainer, takes_layer
 from captum_excon.training.sampling import derive_seed
 from captum_excon.transforms._explain import Explainer, Mode
-from captum_excon.transforms._fill import Fill
 from captum_excon.transforms._explaining import ExplainingModule
+from captum_excon.transforms._fill import Fill
 
 ExplainerFactory = Callable[[nn.Module], Explainer]
 Refresh = Literal["step", "teacher"] | int
@@ -124,7 +123,7 @@ class ExplainedModule(L.LightningModule):
         self.normalize = Normalize(mean, std)
         self.network = network
         # A tuple hides a compiled wrapper from nn.Module: its parameters are the network's.
-        self._encode = (given if isinstance(given, nn.Module) else network.encoder,)
+        self._encode: tuple[Any] = (given if isinstance(given, nn.Module) else network.encoder,)
         self._compile = compile
         self.teacher = _first_teacher(network, teacher, refresh)
         self._own_teacher = teacher is not None
@@ -188,6 +187,13 @@ class ExplainedModule(L.LightningModule):
     # --- explanations ---
 
     @property
+    def explainer_name(self) -> str:
+        """The explainer of the training, for messages and manifests."""
+        if isinstance(self.explainer, str):
+            return self.explainer
+        return str(getattr(self.explainer, "__qualname__", type(self.explainer).__qualname__))
+
+    @property
     def explains(self) -> bool:
         """Whether this epoch's training images are explained."""
         raise NotImplementedError
@@ -223,9 +229,8 @@ class ExplainedModule(L.LightningModule):
             try:
                 return self._augment(*args)
             except Exception as error:
-                name = self.explainer if isinstance(self.explainer, str) else repr(self.explainer)
                 raise ExplainerError(
-                    f"the explainer {name} failed in epoch {self.current_epoch} "
+                    f"the explainer {self.explainer_name} failed in epoch {self.current_epoch} "
                     f"({type(error).__name__}: {error}). Checkpoints written before are intact."
                 ) from error
 
@@ -256,25 +261,22 @@ class ExplainedModule(L.LightningModule):
         return self.teacher
 
     def _open_cache(self, model: Classifier) -> ExplanationCache:
-        name = self.explainer if isinstance(self.explainer, str) else repr(self.explainer)
-        manifest = {
-            "method": name if self.layer is None else f"{name} at {self.layer}",
-            "model": model_hash(model),
-            "images": len(self.trainer.train_dataloader.dataset),
-        }
+        name = self.explainer_name
+        method = name if self.layer is None else f"{name} at {self.layer}"
+        loader: Any = self.trainer.train_dataloader
+        found = (str(self.cache), method, model_hash(model), len(loader.dataset))
         if self.trainer.is_global_zero:
-            ExplanationCache(str(self.cache), **manifest)  # removes what is stale
+            ExplanationCache(*found)  # removes what is stale, before others look
         self.trainer.strategy.barrier()
-        return ExplanationCache(str(self.cache), **manifest)
+        return ExplanationCache(*found)
 
     # --- hooks of Lightning ---
 
     def setup(self, stage: str) -> None:
         """Compiles the encoder, if that is asked for."""
-        if self._compile and isinstance(self._encode[0], type(self.network.encoder)):
+        if self._compile and self._encode[0] is self.network.encoder:
             backend = self._compile if isinstance(self._compile, str) else "inductor"
             self._encode = (torch.compile(self.network.encoder, backend=backend),)
-        self._compile = False
 
     def on_train_epoch_start(self) -> None:
         """Seeds the epoch and prepares its explanations."""
@@ -286,7 +288,8 @@ class ExplainedModule(L.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Checks the loss where Lightning logs, since that waits for the device anyway."""
-        if (batch_idx + 1) % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and (batch_idx + 1) % every == 0:
             self._check_loss()
 
     def on_train_epoch_end(self) -> None:
@@ -317,7 +320,7 @@ class ExplainedModule(L.LightningModule):
     def _evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
         logits, labels = self(batch["standard"]), batch["label"]
         loss = F.cross_entropy(logits.float(), labels)
-        accuracy = self.accuracies[stage]
+        accuracy: Any = self.accuracies[stage]
         accuracy.update(logits, labels)
         self.log(f"{stage}/loss", loss, batch_size=len(labels), sync_dist=True)
         self.log(f"{stage}/accuracy", accuracy, batch_size=len(labels), prog_bar=True)
@@ -412,7 +415,7 @@ def _first_teacher(
 
 
 def _submodule(module: nn.Module, name: str) -> nn.Module:
-    known = dict(module.named_modules())
+    known: dict[str, nn.Module] = dict(module.named_modules())
     if name not in known:
         raise ValueError(
             f"the encoder has no layer {name!r}{close_names(name, known)}; names are those of its "

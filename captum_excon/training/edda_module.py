@@ -159,7 +159,7 @@ class EDDAModule(ExplainedModule):
             **options,
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """SGD with a cosine schedule, stepped with the optimizer."""
         epochs, steps = self.scheduled_epochs()
         optimizer, schedule = sgd(

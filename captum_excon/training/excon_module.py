@@ -198,7 +198,8 @@ class ExConModule(ExplainedModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """Makes a step of the encoder, of the classifier, or of both."""
         loss = self._encoder_loss(batch) if self.trains_encoder else self._classifier_loss(batch)
-        optimizers, schedules = self.optimizers(), self.lr_schedulers()
+        optimizers: Any = self.optimizers()
+        schedules: Any = self.lr_schedulers()
         if self.alternates:
             active = 0 if self.trains_encoder else 1
             optimizer, schedule = optimizers[active], schedules[active]
@@ -215,12 +216,12 @@ class ExConModule(ExplainedModule):
     def _encoder_loss(self, batch: Batch) -> Tensor:
         views, size = batch["views"], batch["size"]
         features = self.encode(views.flatten(0, 1))
-        projections = self.projection(features).unflatten(0, (-1, 2))
+        projections = self.projection(features).view(-1, 2, self.projection.output.out_features)
         loss: Tensor = self.loss(projections, batch["labels"], batch.get("background"))
         self.watch(loss, batch.get("statistics", {}), size)
         if self.trains_classifier:
-            # The random view of the images themselves, without the backgrounds that follow them.
-            random = features.detach().unflatten(0, (-1, 2))[:size, 1]
+            # Every other row is a random view; backgrounds follow those of the images.
+            random = features.detach()[1 : 2 * size : 2]
             loss = loss + self._cross_entropy(random, batch["labels"][:size])
         return loss
 

@@ -19,7 +19,7 @@ __all__ = ["METHODS", "EDDAModule", "ExConModule", "build_module", "load_module"
 
 METHODS = ("ce", "supcon", "excon", "exconb", "edda", "random-occlusion")
 
-_CLASSES: dict[str, type[ExplainedModule]] = {
+_CLASSES: dict[str, type[EDDAModule] | type[ExConModule]] = {
     "ce": EDDAModule,
     "supcon": ExConModule,
     "excon": ExConModule,
@@ -59,8 +59,9 @@ def build_module(
     for name in options:
         if name not in known:
             raise TypeError(f"no method has an option {name!r}{close_names(name, known)}")
-    own = {name: value for name, value in options.items() if name in _options(cls)}
-    return cls(encoder, num_classes, method=method, **own)
+    own: dict[str, Any] = {n: value for n, value in options.items() if n in _options(cls)}
+    own["method"] = method
+    return cls(encoder, num_classes, **own)
 
 
 def load_module(checkpoint: str | os.PathLike[str], **overrides: Any) -> ExplainedModule:
@@ -97,7 +98,7 @@ def load_module(checkpoint: str | os.PathLike[str], **overrides: Any) -> Explain
     return module.eval()
 
 
-def _class_of(method: str) -> type[ExplainedModule]:
+def _class_of(method: str) -> type[EDDAModule] | type[ExConModule]:
     if method not in METHODS:
         raise ValueError(
             f"there is no method {method!r}{close_names(str(method), METHODS)}; "
