@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from captum_excon._images import UserError, read_image
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Indices: TypeAlias = npt.NDArray[np.int64]
+
+# Images for a thread at a time: handing over one costs as much as decoding a small one.
+_CHUNK = 64
 
 
 class DataError(UserError):
@@ -167,7 +171,10 @@ def decode_all(reader: Reader, *, keep: bool, skip: bool) -> tuple[Reader, Indic
         CorruptImageError: An image cannot be read, and ``skip`` is off.
     """
 
-    def decode(index: int) -> Pixels | None:
+    def decode(start: int) -> list[Pixels | None]:
+        return [read(index) for index in range(start, min(start + _CHUNK, len(reader)))]
+
+    def read(index: int) -> Pixels | None:
         try:
             return np.asarray(reader.read(index))
         except CorruptImageError:
@@ -176,11 +183,11 @@ def decode_all(reader: Reader, *, keep: bool, skip: bool) -> tuple[Reader, Indic
             return None
 
     block, sizes, readable = bytearray(), [], []
-    numbers: Any = range(len(reader))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            decoded = pool.map(decode, numbers)
-            bar = tqdm(decoded, "decoding", len(reader), leave=False, unit="image", disable=None)
+            chunks = pool.map(decode, range(0, len(reader), _CHUNK))
+            images = chain.from_iterable(chunks)
+            bar = tqdm(images, "decoding", len(reader), leave=False, unit="image", disable=None)
             for index, pixels in enumerate(bar):
                 if pixels is not None:
                     readable.append(index)
@@ -188,11 +195,12 @@ def decode_all(reader: Reader, *, keep: bool, skip: bool) -> tuple[Reader, Indic
                         block += pixels.tobytes()
                         sizes.append(pixels.shape[:2])
         except BaseException:
+            # The error would otherwise wait for all images to be decoded.
             pool.shutdown(cancel_futures=True)
             raise
     numbers = np.array(readable, dtype=np.int64)
     rest = reader if len(numbers) == len(reader) else reader.take(numbers)
     if not keep:
         return rest, numbers
-    pixels = torch.frombuffer(block, dtype=torch.uint8) if block else torch.empty(0)
-    return MemoryReader(rest, pixels, np.array(sizes, dtype=np.int64).reshape(-1, 2)), numbers
+    memory = torch.frombuffer(block, dtype=torch.uint8) if block else torch.empty(0)
+    return MemoryReader(rest, memory, np.array(sizes, dtype=np.int64).reshape(-1, 2)), numbers

@@ -104,6 +104,8 @@ class ExplanationDataModule(L.LightningDataModule):
         ):
             if number < least:
                 raise ValueError(f"{name} must be at least {least}, but found {number}")
+        if (mean is None) != (std is None):
+            raise ValueError("mean and std go together: pass both, or neither to measure them")
         self.source = source
         self.image_size = image_size
         self.random_views = 2 if views == "excon" else 1

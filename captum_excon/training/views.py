@@ -25,8 +25,9 @@ def standard_view(image: Image.Image, size: int) -> Image.Image:
         return image
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    # Not resize's own box: its filter reads pixels beyond that.
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def random_view(size: int) -> Augmentation:
@@ -86,7 +87,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
         standard = self._pixels(standard_view(image, self.image_size))
         item: dict[str, Any] = {"standard": standard, "label": label, "index": index}
         names = [f"view{number}" for number in range(1, self.random_views + 1)]
-        if self.augment is None:
+        if self.augment is None or not names:
             return item | dict.fromkeys(names, standard)
         with preserved_random_state() as generator:
             for number, name in enumerate(names, start=1):
