@@ -102,7 +102,12 @@ class CamCall:
         try:
             with contextlib.nullcontext() if self.show_progress else _silence(cam, *bases):
                 result: NDArray[Any] = cam(images, **chosen, **self.call_options)
+            if not model.differentiable:
+                # Some such classes never look at the target, which may be wrong all the same.
+                for target, output in zip(targets, getattr(cam, "outputs", ()), strict=False):
+                    target(output)
         finally:
+            model.release()
             for base in bases:
                 base.activations_and_grads.release()
                 # These close a circle, which would keep the graph until it is collected.

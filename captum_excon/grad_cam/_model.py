@@ -59,6 +59,7 @@ class ObservedModel(nn.Module):
         self._map_dims = images.dim()
         self._recording = False
         self._seen: set[nn.Module] = set()
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs the copy on any number of rows."""
@@ -94,13 +95,16 @@ class ObservedModel(nn.Module):
 
     def start_graph_at_layers(self) -> None:
         """Adds the hooks that must run before those of grad-cam."""
-        for layer in self.layers:
-            layer.register_forward_hook(self._start_graph)
+        self._handles += [x.register_forward_hook(self._start_graph) for x in self.layers]
 
     def protect_layers(self) -> None:
         """Adds the hooks that must run behind those of grad-cam."""
-        for layer in self.layers:
-            layer.register_forward_hook(_hand_on_a_copy)
+        self._handles += [x.register_forward_hook(_hand_on_a_copy) for x in self.layers]
+
+    def release(self) -> None:
+        """Removes the hooks, which hold what holds them."""
+        for handle in self._handles:
+            handle.remove()
 
     def _start_graph(self, layer: nn.Module, _args: Any, output: Any) -> Any:
         self._seen.add(layer)

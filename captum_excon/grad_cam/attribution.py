@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from captum.attr._utils.attribution import LayerAttribution
 from captum.log import log_usage
@@ -23,6 +25,7 @@ from captum_excon.attr._capture import HookedLayer, Layer, LayerChoice, Reshape
 from captum_excon.attr._masks import resize
 from captum_excon.grad_cam._call import CamCall, is_subclass
 from captum_excon.layers import unwrap
+from captum_excon.targets import callable_targets
 
 Output = Literal["layer", "input", "scaled"]
 
@@ -207,7 +210,17 @@ class GradCamAttribution(LayerAttribution):
         target: Target,
         args: tuple[Any, ...],
     ) -> Tensor:
-        maps = call.maps(unwrap(self.forward_func), layers, images, target, args)
+        model, rows = unwrap(self.forward_func), len(images)
+        if rows == 0:
+            # A row of zeros tells the shape of the maps that no image has.
+            model, target = callable_targets(model, [torch.sum, torch.mean]), 0
+            images = images.new_zeros(1, *images.shape[1:])
+            args = tuple(
+                a.new_zeros(1, *a.shape[1:]) if isinstance(a, Tensor) and a.shape[:1] == (0,) else a
+                for a in args
+            )
+        with contextlib.nullcontext() if rows else np.errstate(all="ignore"):
+            maps = call.maps(model, layers, images, target, args)[:rows]
         return torch.from_numpy(maps).unsqueeze(1).to(images)
 
 

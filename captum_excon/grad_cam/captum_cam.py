@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from captum.attr import NoiseTunnel
-from captum.attr._utils.attribution import Attribution
+from captum.attr._utils.attribution import Attribution, GradientAttribution
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -101,10 +101,7 @@ class CaptumCam:
                 "aug_smooth and eigen_smooth belong to grad-cam's own classes; put a "
                 "captum.attr.NoiseTunnel around the attribution to smooth its maps"
             )
-        model = self.attribution.forward_func
-        if isinstance(model, nn.Module):
-            like = next(model.parameters(), input_tensor)
-            input_tensor = input_tensor.to(like.device)
+        input_tensor = self._own_input(input_tensor)
         if targets is not None and len(targets) != len(input_tensor):
             raise ValueError(
                 f"targets must be one for each image, but there are {len(targets)} for "
@@ -125,6 +122,13 @@ class CaptumCam:
 
     def __exit__(self, *_: object) -> None:
         """Does nothing, since nothing is kept between calls; errors are not swallowed."""
+
+    def _own_input(self, images: Tensor) -> Tensor:
+        model = self.attribution.forward_func
+        like = next(model.parameters(), images) if isinstance(model, nn.Module) else images
+        images = images.detach().to(like.device, copy=True)
+        # Captum's gradient methods warn of inputs that do not require gradients, and change them.
+        return images.requires_grad_(isinstance(self.attribution, GradientAttribution))
 
     def _predicted(self, images: Tensor) -> Target:
         forward_func = self.attribution.forward_func
