@@ -15,14 +15,20 @@ from captum_excon.metrics.drop import (
     drop_increase,
     drop_increase_sweep,
 )
+from captum_excon.metrics.explain_func import as_explain_func
 from captum_excon.metrics.localization import bbox, ebpg, miou
 from captum_excon.metrics.pointing import ClassMean, class_mean, difficult, pointing_game
+from captum_excon.metrics.trust import REFUSED, TRUSTED, Refusal, refusal
 
 __all__ = [
+    "REFUSED",
+    "TRUSTED",
     "ClassMean",
     "Curve",
     "DropIncrease",
+    "Refusal",
     "abpc",
+    "as_explain_func",
     "average_drop_increase",
     "bbox",
     "class_mean",
@@ -36,5 +42,6 @@ __all__ = [
     "nan_reasons",
     "perturbation_curve",
     "pointing_game",
+    "refusal",
     "road",
 ]
