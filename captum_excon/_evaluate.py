@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from captum_excon._console import one_line_errors
 from captum_excon._images import UserError
 
 WHAT, HOW, OUTPUT = "What to evaluate", "How to measure", "Output"
@@ -121,14 +122,12 @@ def evaluate(
 ) -> None:
     """Measures what a trained classifier can do, on test images that training never saw.
 
-    Top-1 and top-5 accuracy; Drop and Increase of explanations; accuracy under FGSM and PGD;
-    calibration error, clean and under noise, blur, brightness, contrast and rotation at five
-    severities. Figures, tables and plots go to --out.
+    Top-1 and top-5 accuracy; Drop and Increase of explanations; accuracy under
+    FGSM and PGD; calibration error, clean and under noise, blur, brightness,
+    contrast and rotation at five severities. Figures, tables and plots go to
+    --out.
     """
-    # At the call, since the command line registers this module.
-    from captum_excon.cli import _one_line_errors
-
-    with _one_line_errors(traceback) as say:
+    with one_line_errors(traceback) as say:
         runner = _runner()
         try:
             settings = runner.Settings(

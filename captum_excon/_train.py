@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from captum_excon._console import one_line_errors
 from captum_excon._images import UserError, one_line
 from captum_excon._report import table
 
@@ -218,8 +219,8 @@ def train(
 ) -> None:
     """Trains a classifier on a folder of images, with explanations or as a control without.
 
-    The split that selects the best checkpoint is never the one that is tested on. A run can be
-    stopped at any moment, by Ctrl-C too, and resumed.
+    The split that selects the best checkpoint is never the one that is
+    tested on. A run can be stopped at any moment, by Ctrl-C too, and resumed.
     """
     given = {
         "data": data,
@@ -242,10 +243,7 @@ def train(
         "precision": precision,
         "compile": compiled,
     }
-    # At the call, since the command line registers this module.
-    from captum_excon.cli import _one_line_errors
-
-    with _one_line_errors(traceback) as say:
+    with one_line_errors(traceback) as say:
         if resume and overwrite:
             raise UserError("--resume goes on with a run and --overwrite deletes it: choose one")
         runner = _runner()

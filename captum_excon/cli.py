@@ -1,23 +1,21 @@
-"""The command line: ``captum-excon explain`` and ``captum-excon layers``.
+"""The command line: ``captum-excon explain | layers | train | evaluate``.
 
 torch and what needs it are imported inside functions, so that ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import json
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from tqdm import tqdm
 
+from captum_excon._console import complain, one_line_errors
+from captum_excon._evaluate import evaluate
 from captum_excon._images import (
     Source,
     UserError,
@@ -35,6 +33,7 @@ from captum_excon._report import (
     model_text,
     table,
 )
+from captum_excon._train import train
 from captum_excon._version import __version__
 
 if TYPE_CHECKING:
@@ -61,7 +60,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Shows what an image classifier looks at, by Integrated Grad-CAM, SISE and Ada-SISE.",
+    help="Shows what an image classifier looks at, by Integrated Grad-CAM, SISE and Ada-SISE, and "
+    "trains classifiers with explanations.",
 )
 
 
@@ -306,13 +306,13 @@ def explain(
         "--batch-size": batch_size,
         "--autocast": autocast,
     }
-    with _one_line_errors(traceback) as say:
+    with one_line_errors(traceback) as say:
         from captum_excon import _explain, _models
 
         sources, problems = find_sources(images or [], out)
         failed = [{"image": name, "message": message} for name, message in problems]
         for name, message in problems:
-            _complain("error", f"{name}: {message}")
+            complain("error", f"{name}: {message}")
         if not sources:
             raise typer.Exit(2)
         methods = _chosen_methods(method)
@@ -328,7 +328,7 @@ def explain(
             grayscale=grayscale,
         )
         if not network.trained:
-            _complain("warning", f"{model} has random weights, so its maps mean nothing")
+            complain("warning", f"{model} has random weights, so its maps mean nothing")
         job = _explain.Job(
             network,
             methods,
@@ -351,7 +351,7 @@ def explain(
                 if traceback:
                     raise
                 failed.append({"image": source.name, "message": _reason(error)})
-                _complain("error", f"{source.name}: {_reason(error)}")
+                complain("error", f"{source.name}: {_reason(error)}")
                 continue
             if talk:
                 say(image_text(done[-1]))
@@ -376,7 +376,7 @@ def show_layers(
     They are the last layer of each block, found by tracing one forward pass: the argument of
     --layers, and of the methods' layers= in Python.
     """
-    with _one_line_errors(traceback) as say:
+    with one_line_errors(traceback) as say:
         from captum_excon import _explain, _models
 
         network = _models.load_model(
@@ -391,31 +391,6 @@ def show_layers(
             for row in rows:
                 row["size"] = "x".join(map(str, row["size"]))
             say(table(list(rows[0]), [list(row.values()) for row in rows]))
-
-
-@contextmanager
-def _one_line_errors(traceback: bool) -> Iterator[Callable[[str], None]]:
-    """Turns errors into one line and exit status 2, Ctrl-C into 130, warnings into one line.
-
-    Yields what prints to standard output. Everything else that is printed meanwhile, by libraries
-    or a user's model, goes to standard error.
-    """
-    say = functools.partial(tqdm.write, file=sys.stdout)
-    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
-        warnings.showwarning = lambda message, *_, **__: _complain("warning", str(message))
-        try:
-            yield say
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
-        except UserError as error:
-            if traceback:
-                raise
-            _complain("error", str(error))
-            raise typer.Exit(2) from None
-
-
-def _complain(kind: str, message: str) -> None:
-    tqdm.write(f"captum-excon: {kind}: {one_line(message)}", file=sys.stderr)
 
 
 def _reason(error: Exception) -> str:
@@ -493,3 +468,23 @@ def _one(source: Source, job: Job, save_npz: bool) -> dict[str, Any]:
     if arrays is not None:
         write_arrays(arrays, source.name, job, result)
     return image_facts(source.name, source.figure, arrays, job, result)
+
+
+app.command(
+    epilog="""\b
+Examples:
+  captum-excon train --data flowers/ --method excon --epochs 50
+  captum-excon train --data cifar100 --root data --config benchmarks/training/laptop-cifar100.yaml
+  captum-excon train --out runs/excon-0 --resume
+  captum-excon train --data flowers/ --method edda --set drop_target=hinge --set keep_ratio=0.2
+
+\b
+Exit status: 0 when the run is finished, 2 if it cannot be (one line on standard error says why),
+130 after Ctrl-C."""
+)(train)
+app.command(
+    epilog="""\b
+Examples:
+  captum-excon evaluate runs/excon-0/best.ckpt
+  captum-excon evaluate runs/excon-0 --limit 1000 --corrupted CIFAR-100-C --out figures/excon"""
+)(evaluate)
