@@ -66,7 +66,7 @@ def find_parts(source: str | os.PathLike[str], root: Path, download: bool) -> Pa
     if not path.is_dir():
         known = f"; a folder, or one of {', '.join(NAMED)}" if os.sep not in name else ""
         raise DataError(f"{name}: no such folder{known}{close_names(name, NAMED)}")
-    if (path / "wnids.txt").is_file() and (path / "val" / "val_annotations.txt").is_file():
+    if (path / "val" / "val_annotations.txt").is_file():
         return _tiny_imagenet_parts(path)
     found = {split: path / split for split in ("train", "val", "test") if (path / split).is_dir()}
     if not found:
@@ -121,23 +121,23 @@ def _file_part(folder: Path, samples: Iterable[tuple[str, int]], names: tuple[st
 
 
 def _tiny_imagenet_parts(path: Path) -> Parts:
-    names = tuple(sorted((path / "wnids.txt").read_text().split()))
+    # Not wnids.txt, which a copy of some of the images may not fit.
+    table, train = path / "val" / "val_annotations.txt", path / "train"
+    trained = folder_classes(train) if train.is_dir() else None
 
     def validation() -> Part:
-        table = path / "val" / "val_annotations.txt"
         rows = [line.split("\t") for line in table.read_text().splitlines() if line]
-        try:
-            samples = [(row[0], names.index(row[1])) for row in rows]
-        except (IndexError, ValueError) as error:
-            raise DataError(
-                f"{table}: expected lines of a file, a class of wnids.txt and a box, separated by "
-                f"tabs ({one_line(error)})"
-            ) from error
+        if any(len(row) < 2 for row in rows):
+            raise DataError(f"{table}: expected a file, a class and a box in each line, with tabs")
+        names = trained or tuple(sorted({row[1] for row in rows}))
+        if unknown := {row[1] for row in rows} - set(names):
+            raise DataError(f"{table}: no training images of class {min(unknown)!r}")
+        samples = [(row[0], names.index(row[1])) for row in rows]
         return _file_part(path / "val" / "images", samples, names)
 
     parts: Parts = {"test": validation}
-    if (path / "train").is_dir():
-        parts["train"] = lambda: folder_part(path / "train", names)
+    if trained is not None:
+        parts["train"] = lambda: folder_part(train, trained)
     return parts
 
 

@@ -126,7 +126,6 @@ def test_every_class_keeps_a_training_image_and_holds_out_one_if_it_can(
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """Tiny ImageNet's layout, validation images only."""
-    (tmp_path / "wnids.txt").write_text("n03\nn01\nn02\n")
     (tmp_path / "val" / "images").mkdir(parents=True)
     rows = [("val_0.JPEG", "n02"), ("val_1.JPEG", "n01"), ("val_2.JPEG", "n03")]
     for file, _ in rows:
@@ -158,8 +157,12 @@ def test_tiny_imagenets_training_images_lie_in_a_folder_of_their_own(tiny: Path)
 
 
 def test_damaged_annotations_name_their_file(tiny: Path) -> None:
-    (tiny / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\n")
-    with pytest.raises(DataError, match=r"val_annotations\.txt: expected lines"):
+    (tiny / "val" / "val_annotations.txt").write_text("val_0.JPEG n01\n")
+    with pytest.raises(DataError, match=r"val_annotations\.txt: expected a file, a class"):
+        open_dataset(tiny, "test")
+    (tiny / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn99\t0\n")
+    write_images(tiny / "train", {"n01": 2})
+    with pytest.raises(DataError, match=r"val_annotations\.txt: no training images of .*'n99'"):
         open_dataset(tiny, "test")
 
 
