@@ -143,7 +143,7 @@ class ExConLoss(nn.Module):
             positives &= ~background.unsqueeze(1)
 
         similarity = features.flatten(0, 1) @ others.flatten(0, 1).T / self.temperature
-        # A finite minimum: the gradient of the log of an empty sum would be NaN.
+        # A finite minimum: an anchor without any contrast must not meet inf - inf.
         masked = similarity.masked_fill(~contrasts, torch.finfo(similarity.dtype).min)
         log_ratio = masked - masked.logsumexp(1, keepdim=True)
         n_positives = positives.sum(1)

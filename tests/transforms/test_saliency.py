@@ -359,6 +359,13 @@ def test_a_number_fills_maps_and_a_colour_does_not(name, fill, expected):
     assert saliency[0, saliency.shape[1] // 2, saliency.shape[2] // 2] == 1
 
 
+def test_black_around_an_image_meets_zero_around_its_map_with_the_same_edge():
+    values = ramp(1, 9, 9) + 1
+    rotate = v2.RandomRotation((20, 20), "bilinear", fill=(0, 0, 0))
+    image, saliency = rotate(tv_tensors.Image(values.expand(3, 9, 9)), Saliency(values))
+    assert torch.equal(image[:1], saliency.as_subclass(Tensor))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_move_to_the_same_pixels(dtype):
     # A single bright pixel far from the origin, where half precision cannot count pixels.
