@@ -37,7 +37,8 @@ def undisturbed(
     parameters' ``.grad`` and the random state of the CPU and of the module's CUDA devices. Nothing
     waits for the device. Compiled code runs uncompiled within, so that hooks fire and no graph is
     compiled anew for the other mode; DistributedDataParallel neither broadcasts buffers nor expects
-    a backward pass.
+    a backward pass. An explainer that draws from torch's global random state draws the same again
+    unless something else advances it; give it a seed of its own where that matters.
 
     An autocast region around it does not reach in. Autocast keeps the weights that it has cast,
     and where torch's release lets the training step reuse those that were cast without gradients,
@@ -64,14 +65,15 @@ def undisturbed(
     if mode not in ("eval", "train"):
         raise ValueError(f'mode must be "eval" or "train", but found {mode!r}')
     model = module if isinstance(module, nn.Module) else nn.Module()
-    flags = [(part, part.training) for part in model.modules()]
-    slots = [(part, dict(part._buffers)) for part in model.modules() if part._buffers]
+    parts = list(model.modules())
+    flags = [part.training for part in parts]
+    slots = [(part, dict(part._buffers)) for part in parts if part._buffers]
     buffers = {id(b): b for _, named in slots for b in named.values() if b is not None}
     parameters = list(model.parameters())
     tensors = [*parameters, *buffers.values()]
     with contextlib.ExitStack() as stack:
         stack.enter_context(eager())
-        stack.enter_context(_without_synchronisation(model))
+        stack.enter_context(_without_synchronisation(parts))
         stack.enter_context(_own_precision(tensors, autocast_dtype))
         stack.enter_context(_own_random_state(tensors))
         # References, not copies: a backward pass within makes new gradients.
@@ -89,8 +91,9 @@ def undisturbed(
             model.train(mode == "train")
             yield
         finally:
-            for part, training in flags:
-                part.training = training
+            for part, training in zip(parts, flags, strict=True):
+                if part.training != training:
+                    part.training = training
             for part, named in slots:
                 part._buffers.update(named)
             for parameter, grad in zip(parameters, grads, strict=True):
@@ -98,8 +101,8 @@ def undisturbed(
 
 
 @contextlib.contextmanager
-def _without_synchronisation(model: nn.Module) -> Iterator[None]:
-    wrappers = [m for m in model.modules() if isinstance(m, nn.parallel.DistributedDataParallel)]
+def _without_synchronisation(parts: list[nn.Module]) -> Iterator[None]:
+    wrappers = [part for part in parts if isinstance(part, nn.parallel.DistributedDataParallel)]
     saved = [(m.require_forward_param_sync, m.require_backward_grad_sync) for m in wrappers]
     try:
         for wrapper in wrappers:

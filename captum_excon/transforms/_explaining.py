@@ -61,18 +61,16 @@ class ExplainingModule(nn.Module):
             )
 
     def explain(self, images: Tensor, targets: Tensor, maps: Tensor | None) -> Tensor:
-        """Maps (N, 1, H, W) of the explainer, or ready-made ones at the images' size."""
+        """Maps (N, 1, H, W) of the explainer, or ready-made ones; call it `undisturbed`."""
         if maps is not None:
             size = (images.shape[-2], images.shape[-1])
             return to_maps(maps.to(images.device), len(images), size)
-        with self.undisturbed():
-            return explain(self.explainer, images, targets)
+        return explain(self.explainer, images, targets)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """The predicted classes, (N,) int64."""
-        with self.undisturbed():
-            predictions: Tensor = self.classifier(images).argmax(1)
+        """The predicted classes, (N,) int64; call it `undisturbed`."""
+        predictions: Tensor = self.classifier(images).argmax(1)
         return predictions
 
     @contextlib.contextmanager

@@ -45,7 +45,7 @@ def salient_region(
 
     With a threshold τ, as ExCon's official code does, those where the map, scaled to [0, 1], is
     strictly larger: :math:`(m - \min m) / (\max m - \min m) > \tau`. With a ratio q, those of the
-    round(q H W) largest values; of equal values the first in reading order.
+    round(q H W) largest values, of one at least; of equal values the first in reading order.
 
     Args:
         maps: (N, 1, H, W).
@@ -67,15 +67,19 @@ def salient_region(
     check_region(threshold, keep_ratio)
     varies = varying(maps)
     if keep_ratio is not None:
-        values = maps.flatten(1)
-        count = round(keep_ratio * values.shape[1])
-        order = values.argsort(dim=1, descending=True, stable=True)
-        region = torch.zeros_like(values, dtype=torch.bool)
-        region = region.scatter_(1, order[:, :count], True).view_as(maps)
+        region = _largest(maps.flatten(1), keep_ratio).view_as(maps)
     else:
         low, high = (v.view(-1, 1, 1, 1) for v in maps.flatten(1).aminmax(dim=1))
         region = (maps - low) / (high - low) > cast(float, threshold)
     return region & varies[..., None, None], ~varies[:, 0]
+
+
+def _largest(values: Tensor, ratio: float) -> Tensor:
+    """Marks the largest values of each row (N, L); several times faster than a stable sort."""
+    count = max(1, round(ratio * values.shape[1]))
+    last = values.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
+    above, ties = values > last, values == last
+    return above | (ties & (ties.cumsum(1) <= count - above.sum(1, keepdim=True)))
 
 
 def displaced(

@@ -150,16 +150,16 @@ class EDDA(ExplainingModule):
             raise ValueError(f"images must be (N, C, H, W), but found {tuple(images.shape)}")
         if labels.ndim != 2 or self.target == "label":
             self.check_labels(labels, images)
-        predicted = self.predict(images) if logits is None else logits.argmax(1)
-        if labels.ndim == 2:
-            explained = predicted
-            correct = labels.gather(1, predicted.unsqueeze(1)).squeeze(1) > 0.5
-        else:
-            explained = predicted if self.target == "predicted" else labels.long()
-            correct = predicted == labels
-        region, constant = salient_region(
-            self.explain(images, explained, maps), self.threshold, self.keep_ratio
-        )
+        with self.undisturbed():
+            predicted = self.predict(images) if logits is None else logits.argmax(1)
+            if labels.ndim == 2:
+                explained = predicted
+                correct = labels.gather(1, predicted.unsqueeze(1)).squeeze(1) > 0.5
+            else:
+                explained = predicted if self.target == "predicted" else labels.long()
+                correct = predicted == labels
+            maps = self.explain(images, explained, maps)
+        region, constant = salient_region(maps, self.threshold, self.keep_ratio)
         if self.placement is not None:
             region = displaced(region, self.placement, self.generator)
         values = fill_values(images, self.fill, self.generator)

@@ -134,12 +134,13 @@ class ExConViews(ExplainingModule):
             )
         self.check_labels(labels, standard)
         labels = labels.long()
-        region, constant = salient_region(
-            self.explain(standard, labels, maps), self.threshold, self.keep_ratio
-        )
+        # Noise is drawn outside: within, the random state is put back and would repeat it.
         values = fill_values(standard, self.fill, self.generator)
-        masked = occlude(standard, ~region, values)
-        accepted = (self.predict(masked) == labels) & ~constant
+        with self.undisturbed():
+            maps = self.explain(standard, labels, maps)
+            region, constant = salient_region(maps, self.threshold, self.keep_ratio)
+            masked = occlude(standard, ~region, values)
+            accepted = (self.predict(masked) == labels) & ~constant
         view = torch.where(accepted[:, None, None, None], masked, random2)
         views = torch.stack([view, random1], 1)
         rejected = ~accepted & ~constant & self.background

@@ -44,7 +44,7 @@ def test_the_kept_share_is_exact_whatever_the_ties(height, width, ratio, levels,
     generator = torch.Generator().manual_seed(seed % 2**32)
     maps = torch.randint(0, levels + 2, (3, 1, height, width), generator=generator).float()
     region, constant = salient_region(maps, keep_ratio=ratio)
-    count = round(ratio * height * width)
+    count = max(1, round(ratio * height * width))
     assert region.flatten(1).sum(1).tolist() == [0 if c else count for c in constant]
     inside = maps.masked_fill(~region, INF).flatten(1).amin(1)
     outside = maps.masked_fill(region, -INF).flatten(1).amax(1)
