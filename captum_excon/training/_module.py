@@ -9,6 +9,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 import torch.nn.functional as F
+from captum.attr import Attribution
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
@@ -20,7 +21,7 @@ from captum_excon.training._network import Classifier, Normalize
 from captum_excon.training._optimization import clip_groups
 from captum_excon.training.cache import CachedExplainer, ExplanationCache, model_hash
 from captum_excon.training.encoders import build_encoder
-from captum_excon.training.explainers import ExplainerError, build_explainer, takes_layer
+from captum_excon.training.explainers import ExplainerError, ExplainerOn, build_explainer, takes_layer
 from captum_excon.training.sampling import derive_seed
 from captum_excon.transforms._explain import Explainer, Mode
 from captum_excon.transforms._explaining import ExplainingModule
@@ -237,6 +238,8 @@ class ExplainedModule(L.LightningModule):
     def _prepare_explanations(self) -> None:
         model = self._explaining_network()
         explainer = self.make_explainer(model=model)
+        if not isinstance(explainer, Attribution):
+            explainer = ExplainerOn(explainer, model)
         self._cached = None
         if self.cache is not None:
             self._cached = CachedExplainer(explainer, model, self._open_cache(model))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from captum.attr import (
@@ -21,6 +22,20 @@ from captum_excon.attr._capture import LayerChoice, resolve_layers
 
 class ExplainerError(RuntimeError):
     """An explainer raised an error in the middle of training."""
+
+
+class ExplainerOn:
+    """A function as explainer that names its network, whose modes and buffers are then kept."""
+
+    def __init__(
+        self, explain: Callable[[Tensor, Tensor], Tensor], forward_func: nn.Module
+    ) -> None:
+        self.explain = explain
+        self.forward_func = forward_func
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Returns the function's maps."""
+        return self.explain(images, targets)
 
 
 class DeepestLayerGradCam(LayerGradCam):
