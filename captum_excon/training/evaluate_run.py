@@ -88,7 +88,9 @@ def evaluate_run(
     results = {}
     for checkpoint in checkpoints:
         began = time.perf_counter()
-        module, datamodule, config = load_run(checkpoint, data=data)
+        # Weights are drawn before they are replaced.
+        with torch.random.fork_rng(devices=[]):
+            module, datamodule, config = load_run(checkpoint, data=data)
         datamodule.batch_size = batch_size or datamodule.batch_size
         datamodule.num_workers = datamodule.num_workers if num_workers is None else num_workers
         names = explainers or _default_explainers(config)
@@ -196,12 +198,7 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
 
 def _write(out: Path, report: Mapping[str, Any]) -> None:
     results = report["checkpoints"]
-    arms = {name: [result] for name, result in results.items()}
-    plots.save(plots.plot_attacks(arms), out / "attacks.png")
-    plots.save(plots.plot_shifts(arms), out / "shifts.png")
-    plots.save(plots.plot_reliability(arms), out / "reliability.png")
-    if "corruptions" in next(iter(results.values())):
-        plots.save(plots.plot_shifts(arms, "corruptions"), out / "corruptions.png")
+    plots.save_all({name: [result] for name, result in results.items()}, out)
     texts = {
         "evaluation.csv": as_csv(results),
         "evaluation.md": f"# Evaluation\n\n{as_markdown(results)}",

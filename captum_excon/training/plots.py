@@ -18,7 +18,7 @@ from matplotlib.ticker import PercentFormatter
 from captum_excon._images import written_whole
 from captum_excon.training.robustness import ATTACKS
 
-__all__ = ["plot_attacks", "plot_reliability", "plot_shifts", "save"]
+__all__ = ["plot_attacks", "plot_reliability", "plot_shifts", "save_all"]
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Evaluations of each arm, one for each seed."""
@@ -145,15 +145,29 @@ def _merged(bins: Sequence[Mapping[str, Any]]) -> tuple[npt.NDArray[Any], ...]:
     return counts.sum(0), mean("confidence"), mean("accuracy")
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, whole or not at all.
+def save_all(results: Results, folder: Path) -> None:
+    """Draws everything into a folder, each file whole or not at all.
+
+    They are ``attacks.png``, ``shifts.png``, ``reliability.png`` and, if corrupted images were
+    measured, ``corruptions.png``.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: A file cannot be written.
     """
-    with written_whole(path) as temporary, matplotlib.rc_context(STYLE):
-        # Without the version of the library, equal figures are equal files.
-        figure.savefig(temporary, format="png", metadata={"Software": None})
+    figures = {
+        "attacks": plot_attacks(results),
+        "shifts": plot_shifts(results),
+        "reliability": plot_reliability(results),
+    }
+    if all("corruptions" in run for runs in results.values() for run in runs):
+        figures["corruptions"] = plot_shifts(results, "corruptions")
+    for name, figure in figures.items():
+        with (
+            written_whole(folder / f"{name}.png") as temporary,
+            matplotlib.rc_context(STYLE),
+        ):
+            # Without the version of the library, equal figures are equal files.
+            figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def _figure(
