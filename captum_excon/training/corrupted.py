@@ -66,6 +66,15 @@ def open_corrupted(
     References:
         Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
         Perturbations, ICLR 2019.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> np.save(folder / "fog.npy", np.zeros((10, 32, 32, 3), dtype=np.uint8))
+        >>> np.save(folder / "labels.npy", np.array([0, 1] * 5))
+        >>> images = open_corrupted(folder, "fog", severity=5, class_names=["cat", "dog"])
+        >>> images.name(1), images[1][1]
+        ('fog.npy[9]', 1)
     """
     if severity not in SEVERITIES:
         raise ValueError(f"severity must be 1 to 5, but found {severity}")
@@ -77,9 +86,9 @@ def open_corrupted(
         images = _cifar(path, corruption, severity, tuple(all_class_names or wanted))
     else:
         folder = path / corruption / str(severity)
-        part = folder_part(folder) if folder.is_dir() else None
-        if part is None:
+        if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
+        part = folder_part(folder)
         images = LabelledImages(part.reader, part.labels, part.class_names)
     if missing := sorted(set(wanted) - set(images.class_names)):
         raise DataError(f"{path}: no class {missing[0]!r} in it, which the model knows")

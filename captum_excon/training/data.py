@@ -56,7 +56,8 @@ class ExplanationDataModule(L.LightningDataModule):
         classes: As for `open_dataset`.
         per_class: At most so many images of each class for training and validation together.
         root: Where torchvision's datasets lie.
-        download: Let torchvision fetch them.
+        download: Let torchvision fetch them. Fetch them before where ``torchrun`` starts several
+            processes.
         augment: True for the official random views, False for views equal to the standard one, or
             a function of PIL images that draws from torch's global generator.
         mean: Of each channel, for the model to normalise with; None measures it.
@@ -70,6 +71,24 @@ class ExplanationDataModule(L.LightningDataModule):
     Raises:
         DataError: As `open_dataset`, in `setup` and in the properties.
         ValueError: An option is out of range.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog"):
+        ...     (folder / "train" / name).mkdir(parents=True)
+        ...     for number in range(10):
+        ...         Image.new("RGB", (8, 8)).save(folder / "train" / name / f"{number}.png")
+        >>> data = ExplanationDataModule(folder, image_size=8, batch_size=6)
+        >>> data.class_names, data.mean
+        (('cat', 'dog'), (0.0, 0.0, 0.0))
+        >>> loader = data.train_dataloader()
+        >>> loader.sampler.set_epoch(0)
+        >>> batch = next(iter(loader))
+        >>> sorted(batch), batch["view2"].shape
+        (['index', 'label', 'standard', 'view1', 'view2'], torch.Size([6, 3, 8, 8]))
     """
 
     def __init__(
@@ -132,6 +151,7 @@ class ExplanationDataModule(L.LightningDataModule):
                 self.source,
                 split,
                 root=self.root,
+                download=self.download,
                 classes=self.classes,
                 per_class=None if split == "test" else self.per_class,
                 val_fraction=self.val_fraction,
@@ -223,6 +243,9 @@ class ExplanationDataModule(L.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
+        if self.trainer:
+            # Workers begin before Lightning sets the epoch, which is not 0 after a resumption.
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return DataLoader(
             dataset,
             self.batch_size,

@@ -87,8 +87,9 @@ class ProjectionHead(nn.Module):
         (N, in_dim) -> (N, out_dim), each row of length 1.
 
     Example:
-        >>> ProjectionHead(8, out_dim=3)(torch.ones(2, 8)).norm(dim=1)
-        tensor([1.0000, 1.0000], grad_fn=<LinalgVectorNormBackward0>)
+        >>> projected = ProjectionHead(8, out_dim=3)(torch.ones(2, 8))
+        >>> projected.shape, bool(torch.allclose(projected.norm(dim=1), torch.ones(2)))
+        (torch.Size([2, 3]), True)
     """
 
     def __init__(self, in_dim: int, hidden_dim: int | None = None, out_dim: int = 128) -> None:

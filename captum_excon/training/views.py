@@ -36,6 +36,10 @@ def random_view(size: int) -> Augmentation:
     A random crop of 0.2 to 1 of the area, resized; a flip with probability 0.5; jitter of
     brightness, contrast and saturation by 0.4 and of hue by 0.1 with probability 0.8; gray with
     probability 0.2.
+
+    Example:
+        >>> random_view(32)(Image.new("RGB", (40, 50))).size
+        (32, 32)
     """
     compose: Augmentation = v2.Compose(
         [
@@ -61,6 +65,9 @@ class ViewDataset(Dataset[dict[str, Any]]):
         random_views: How many, beside the standard one.
         augment: What makes a random view; it draws from torch's global generator.
         seed: Of the random views.
+
+    An item holds "standard", "view1", ... as uint8 arrays (H, W, 3), "label" and "index"; make
+    batches of them with `collate_views`.
     """
 
     def __init__(

@@ -131,9 +131,9 @@ def test_views_differ_by_epoch_view_image_and_seed(folder: Path) -> None:
     view1 = by_index(first, "view1")
     for others in (by_index(first, "view2"), by_index(second, "view1"), by_index(other, "view1")):
         assert sum(torch.equal(view, others[index]) for index, view in view1.items()) < 3
-    orders = [torch.cat([b["index"] for b in batches]) for batches in (first, second, other)]
-    assert not torch.equal(orders[0], orders[1])
-    assert not torch.equal(orders[0], orders[2])
+    ids = [torch.cat([b["index"] for b in batches]) for batches in (first, second, other)]
+    assert not torch.equal(ids[0], ids[1])
+    assert not torch.equal(ids[0], ids[2])
 
 
 def test_loading_leaves_the_global_random_state_alone(folder: Path) -> None:
@@ -312,7 +312,7 @@ def test_training_shares_do_not_overlap_and_end_on_no_single_image(
 
 
 def test_the_order_of_an_epoch_is_a_new_permutation_for_all_ranks() -> None:
-    orders = []
+    permutations = []
     for epoch in (0, 1):
         shares = []
         for rank in (0, 1):
@@ -320,8 +320,8 @@ def test_the_order_of_an_epoch_is_a_new_permutation_for_all_ranks() -> None:
             sampler.set_epoch(epoch)
             shares.append([index for _, index in sampler])
         assert sorted(shares[0] + shares[1]) == list(range(10))
-        orders.append(shares)
-    assert orders[0] != orders[1]
+        permutations.append(shares)
+    assert permutations[0] != permutations[1]
 
 
 def test_a_sampler_of_nothing_is_refused() -> None:
@@ -329,11 +329,18 @@ def test_a_sampler_of_nothing_is_refused() -> None:
         EpochSampler(0, batch_size=2)
 
 
+def process(rank: int, world_size: int) -> Any:
+    """What a data module asks of its trainer."""
+    progress = SimpleNamespace(current=SimpleNamespace(processed=0))
+    loop = SimpleNamespace(epoch_progress=progress)
+    return SimpleNamespace(global_rank=rank, world_size=world_size, fit_loop=loop)
+
+
 def test_each_process_loads_its_share(folder: Path) -> None:
     indices = []
     for rank in (0, 1):
         data = module(folder)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        data.trainer = process(rank, 2)
         loader = data.train_dataloader()
         # Lightning replaces any other sampler by its own.
         assert isinstance(loader.sampler, DistributedSampler)
@@ -371,39 +378,71 @@ class Recorder(L.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-# Lightning's advice to use more workers, its question whether no validation is meant, and its own
-# use of a deprecated torch function.
-@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers")
-@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
-@pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.* is deprecated")
-@pytest.mark.parametrize("val_fraction", [0.1, 0.0])
-def test_lightning_trains_on_a_new_order_each_epoch_and_never_on_a_single_image(
-    folder: Path, tmp_path: Path, val_fraction: float
-) -> None:
-    # 19 or 21 images: a last batch of one image is left out.
-    size = 9 if val_fraction else 10
-    data = module(folder, batch_size=size, val_fraction=val_fraction, views="one")
-    recorder = Recorder()
-    trainer = L.Trainer(
+class Saving(L.Callback):
+    """Writes a checkpoint after epoch 0, before Lightning counts the epoch as complete."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.path)
+
+
+def trainer(folder: Path, *callbacks: L.Callback) -> L.Trainer:
+    return L.Trainer(
         accelerator="cpu",
         max_epochs=2,
+        callbacks=list(callbacks),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        default_root_dir=tmp_path,
+        default_root_dir=folder,
     )
-    trainer.fit(recorder, data)
-    assert [len(seen) for seen in recorder.seen] == [2 * size, 2 * size]
-    expected = [
-        [int(i) for batch in batches for i in batch["index"]]
-        for batches in epochs(
-            module(folder, batch_size=size, val_fraction=val_fraction, views="one"), 0, 1
-        )
+
+
+def orders(data: ExplanationDataModule, *numbers: int) -> list[list[int]]:
+    return [
+        [int(i) for batch in batches for i in batch["index"]] for batches in epochs(data, *numbers)
     ]
-    assert recorder.seen == expected
-    assert recorder.validated == (4 if val_fraction else 0)
+
+
+# Lightning's advice to use more workers, its question whether no validation is meant, and its own
+# use of a deprecated torch function.
+quiet = [
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.* is deprecated"),
+]
+
+
+class TestWithLightning:
+    pytestmark = quiet
+
+    @pytest.mark.parametrize("val_fraction", [0.1, 0.0])
+    def test_each_epoch_has_a_new_order_and_no_batch_of_one_image(
+        self, folder: Path, tmp_path: Path, val_fraction: float
+    ) -> None:
+        # 19 or 21 images: a last batch of one image is left out.
+        size = 9 if val_fraction else 10
+        options = {"batch_size": size, "val_fraction": val_fraction, "views": "one"}
+        recorder = Recorder()
+        trainer(tmp_path).fit(recorder, module(folder, **options))
+        assert [len(seen) for seen in recorder.seen] == [2 * size, 2 * size]
+        assert recorder.seen == orders(module(folder, **options), 0, 1)
+        assert recorder.validated == (4 if val_fraction else 0)
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_a_resumed_run_goes_on_with_the_next_epoch(
+        self, folder: Path, tmp_path: Path, num_workers: int
+    ) -> None:
+        trainer(tmp_path, Saving(tmp_path / "0.ckpt")).fit(Recorder(), module(folder))
+        recorder = Recorder()
+        data = module(folder, num_workers=num_workers)
+        trainer(tmp_path).fit(recorder, data, ckpt_path=tmp_path / "0.ckpt")
+        assert recorder.seen == orders(module(folder), 1)
 
 
 def test_names_of_the_package_are_found_and_a_missing_extra_names_the_command(
