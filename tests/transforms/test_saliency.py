@@ -315,11 +315,13 @@ def test_antialias_follows_the_transform():
 )
 def test_functionals_keep_the_type_and_leading_dimensions(functional, options, size, shape):
     values = ramp(*shape)
-    moved = functional(Saliency(values), **options)
+    interpolates = "interpolation" in inspect.signature(functional).parameters
+    as_map, as_image = (
+        {"interpolation": mode} if interpolates else {} for mode in ("nearest", "bilinear")
+    )
+    moved = functional(Saliency(values), **options, **as_map)
     assert is_saliency(moved, (*shape[:-2], *size))
-    # Each map of a batch moves as it does alone, and as an image does.
-    bilinear = "interpolation" in inspect.signature(functional).parameters
-    as_image = {"interpolation": "bilinear"} if bilinear else {}
+    # Each map of a batch moves as it does alone, and as a bilinear image does.
     flat = values.reshape(-1, 1, 9, 9)
     expected = torch.stack([functional(x, **options, **as_image) for x in flat])
     torch.testing.assert_close(
