@@ -14,18 +14,14 @@ from captum_excon.training.config import MACHINE, TrainConfig
 CONFIG, SUMMARY, TENSORBOARD = "config.yaml", "summary.json", "tensorboard"
 
 
-def prepare_folder(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder ready for a run, or for its resumption, and writes the settings into it.
+def check_folder(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+    """Makes the folder if needed, and fails where a run, or its resumption, may not use it.
 
     Raises:
         UserError: The folder cannot be written to, holds something and neither ``resume`` nor
             ``overwrite`` was asked for, or holds a run with other settings.
     """
     check_writable(out)
-    if overwrite:
-        for name in (CONFIG, SUMMARY, LAST, BEST, METRICS):
-            (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
     if resume and (out / CONFIG).exists():
         _refuse_other_settings(out, config)
     elif any(out.iterdir()) and not (resume or overwrite):
@@ -33,6 +29,14 @@ def prepare_folder(out: Path, config: TrainConfig, *, resume: bool, overwrite: b
             f"{out} is not empty: go on with the run in it by --resume, replace it by --overwrite, "
             "or choose another folder with --out"
         )
+
+
+def claim_folder(out: Path, config: TrainConfig, *, overwrite: bool) -> None:
+    """Removes an earlier run, if that is asked for, and writes the settings into the folder."""
+    if overwrite:
+        for name in (CONFIG, SUMMARY, LAST, BEST, METRICS):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / TENSORBOARD, ignore_errors=True)
     config.save(out / CONFIG)
 
 

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
 from captum_excon._images import UserError, one_line
 from captum_excon.training.explainers import ExplainerError
 
@@ -69,3 +71,16 @@ def as_user_errors() -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGINT) is not handler:
             signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def settings_as_user_errors() -> Iterator[None]:
+    """Makes UserErrors of what networks, modules, data and the trainer say about their arguments.
+
+    Raises:
+        UserError: A setting does not do, or a package that it needs is not installed.
+    """
+    try:
+        yield
+    except (ValueError, ImportError, MisconfigurationException) as error:
+        raise UserError(one_line(error)) from error

@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
 from captum_excon._images import UserError, one_line, written_whole
 from captum_excon.training.config import TrainConfig
@@ -21,7 +22,7 @@ LAST, BEST, METRICS = "last.ckpt", "best.ckpt", "metrics.csv"
 SELECTED_BY = "val/accuracy"
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, written beside their destination and then renamed.
 
     Lightning writes into the system's folder for temporary files and moves the result, which is a
@@ -90,7 +91,7 @@ def run_state(path: Path) -> dict[str, Any]:
     return state
 
 
-class RunFolder(Checkpoint):  # type: ignore[misc]
+class RunFolder(Checkpoint):
     """Keeps ``last.ckpt``, ``best.ckpt`` and ``metrics.csv`` in a folder, once an epoch.
 
     The best checkpoint is that with the highest accuracy on the validation split; the earlier one
@@ -123,6 +124,17 @@ class RunFolder(Checkpoint):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the figures of the epochs before."""
         self.history = list(state_dict["history"])
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restores the number of the epoch before the first batches are asked for.
+
+        The learning-rate schedule asks for the loader, whose workers at once begin with the epoch
+        that the trainer knows, which Lightning restores later only.
+        """
+        if trainer.state.fn == TrainerFn.FITTING:
+            trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock, and drops the figures of the epoch before, which Lightning keeps."""

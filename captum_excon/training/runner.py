@@ -9,24 +9,25 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from captum_excon.training._folder import (
     CONFIG,
     SUMMARY,
     TENSORBOARD,
-    prepare_folder,
+    check_folder,
+    claim_folder,
     read_summary,
     write_summary,
 )
-from captum_excon.training._lightning import as_user_errors, calm
+from captum_excon.training._lightning import as_user_errors, calm, settings_as_user_errors
 from captum_excon.training._module import ExplainedModule
 from captum_excon.training.checkpoints import (
     BEST,
@@ -76,22 +77,18 @@ def train(
         UserError: ``out`` holds something else or another run, or the data, the settings or the
             disk do not do.
     """
-    if rank_zero_only.rank == 0:
-        prepare_folder(out, config, resume=resume, overwrite=overwrite)
-    summary = read_summary(out)
+    # The other processes of a distributed run start when the folder is in use.
+    rank_zero_only(check_folder)(out, config, resume=resume, overwrite=overwrite)
+    summary = None if overwrite else read_summary(out)
     if summary is not None:
         return summary
+    last = out / LAST if (out / LAST).exists() and not overwrite else None
     with calm(), isolate_rng(), as_user_errors():
-        datamodule = _data(config)
-        if rank_zero_only.rank == 0:
-            datamodule.prepare_data()
-        # Both now: an error about the test images should not wait for the end of the training.
-        datamodule.setup("fit")
-        datamodule.setup("test")
-        module = _module(config, datamodule)
-        rounds = 2 if getattr(module, "alternates", False) else 1
-        last = out / LAST if (out / LAST).exists() else None
-        trainer = _trainer(config, out, rounds=rounds, progress=progress, last=last)
+        with settings_as_user_errors():
+            datamodule, module = _build(config)
+            rounds = 2 if getattr(module, "alternates", False) else 1
+            trainer = _trainer(config, out, rounds=rounds, progress=progress, last=last)
+        rank_zero_only(claim_folder)(out, config, overwrite=overwrite)
         trainer.fit(module, datamodule=datamodule, ckpt_path=last)
         figures = {}
         for name, file in (("best", BEST), ("last", LAST)):
@@ -113,8 +110,7 @@ def train(
         "config": config.to_dict(),
         **_circumstances(trainer),
     }
-    if trainer.is_global_zero:
-        write_summary(out, summary)
+    rank_zero_only(write_summary)(out, summary)
     return summary
 
 
@@ -144,11 +140,16 @@ def load_run(
 def _data(config: TrainConfig, **statistics: Any) -> ExplanationDataModule:
     options = _accepted([ExplanationDataModule], config)
     contrastive = config.method in ("supcon", "excon", "exconb")
-    views = "excon" if contrastive else "one"
+    views: Literal["one", "excon"] = "excon" if contrastive else "one"
     return ExplanationDataModule(config.data, views=views, **options, **statistics)
 
 
-def _module(config: TrainConfig, datamodule: ExplanationDataModule) -> ExplainedModule:
+def _build(config: TrainConfig) -> tuple[ExplanationDataModule, ExplainedModule]:
+    datamodule = _data(config)
+    rank_zero_only(datamodule.prepare_data)()
+    # Both now: an error about the test images should not wait for the end of the training.
+    datamodule.setup("fit")
+    datamodule.setup("test")
     torch.manual_seed(config.seed)
     options = _accepted([ExplainedModule, ExConModule, EDDAModule], config)
     stem = {"cifar_stem": config.cifar_stem, "pretrained": config.pretrained}
@@ -161,13 +162,17 @@ def _module(config: TrainConfig, datamodule: ExplanationDataModule) -> Explained
         del options["fill"]
     if config.threshold is None and config.keep_ratio is None:
         del options["threshold"], options["keep_ratio"]
-    return build_module(num_classes=datamodule.num_classes, **options)
+    return datamodule, build_module(num_classes=datamodule.num_classes, **options)
 
 
 def _accepted(classes: Sequence[type], config: TrainConfig) -> dict[str, Any]:
     """The settings that are arguments of one of the classes."""
-    names = {name for cls in classes for name in inspect.signature(cls).parameters}
+    names = _arguments(classes)
     return {name: value for name, value in config.to_dict().items() if name in names}
+
+
+def _arguments(classes: Sequence[type]) -> set[str]:
+    return {name for cls in classes for name in inspect.signature(cls).parameters}
 
 
 def _trainer(
@@ -184,7 +189,7 @@ def _trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         strategy="ddp" if config.devices > 1 else "auto",
-        precision=config.precision,
+        precision=cast(Any, config.precision),
         deterministic=config.deterministic,
         max_epochs=config.epochs * rounds,
         check_val_every_n_epoch=rounds,
