@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 import torch
@@ -14,27 +13,28 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
-from captum_excon._images import close_names
-from captum_excon.layers import unwrap
 from captum_excon.training._guards import FiniteLoss, Stopwatch
 from captum_excon.training._network import Classifier, Normalize
 from captum_excon.training._optimization import clip_groups
+from captum_excon.training._options import (
+    ExplainerFactory,
+    Refresh,
+    check_options,
+    first_teacher,
+    not_plain,
+    submodule,
+)
 from captum_excon.training.cache import CachedExplainer, ExplanationCache, model_hash
-from captum_excon.training.encoders import build_encoder
-from captum_excon.training.explainers import ExplainerError, ExplainerOn, build_explainer, takes_layer
+from captum_excon.training.explainers import (
+    ExplainerError,
+    ExplainerOn,
+    build_explainer,
+    takes_layer,
+)
 from captum_excon.training.sampling import derive_seed
 from captum_excon.transforms._explain import Explainer, Mode
 from captum_excon.transforms._explaining import ExplainingModule
 from captum_excon.transforms._fill import Fill
-
-ExplainerFactory = Callable[[nn.Module], Explainer]
-Refresh = Literal["step", "teacher"] | int
-
-
-def encoder_of(encoder: str | nn.Module, arguments: dict[str, Any] | None) -> nn.Module:
-    """Builds a named encoder, or checks one that is given, perhaps compiled."""
-    inner = unwrap(encoder) if isinstance(encoder, nn.Module) else encoder
-    return build_encoder(inner, **(arguments or {}))
 
 
 class ExplainedModule(L.LightningModule):
@@ -119,14 +119,16 @@ class ExplainedModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check(refresh, teacher, explain_mode, cache, start_epoch, warmup_epochs, gradient_clip)
-        self.save_hyperparameters(ignore=_not_plain(given, explainer, fill))
+        check_options(
+            refresh, teacher, explain_mode, cache, start_epoch, warmup_epochs, gradient_clip
+        )
+        self.save_hyperparameters(ignore=not_plain(given, explainer, fill))
         self.normalize = Normalize(mean, std)
         self.network = network
         # A tuple hides a compiled wrapper from nn.Module: its parameters are the network's.
         self._encode: tuple[Any] = (given if isinstance(given, nn.Module) else network.encoder,)
         self._compile = compile
-        self.teacher = _first_teacher(network, teacher, refresh)
+        self.teacher = first_teacher(network, teacher, refresh)
         self._own_teacher = teacher is not None
         self.explainer, self.layer = explainer, layer
         self.threshold, self.keep_ratio, self.fill = threshold, keep_ratio, fill
@@ -182,7 +184,7 @@ class ExplainedModule(L.LightningModule):
             return chosen(model)
         layer = None
         if self.layer is not None and (takes_layer(chosen) or name is None):
-            layer = _submodule(model.encoder, self.layer)
+            layer = submodule(model.encoder, self.layer)
         return build_explainer(chosen, model, layer)
 
     # --- explanations ---
@@ -363,65 +365,3 @@ class ExplainedModule(L.LightningModule):
                 "a max_epochs"
             )
         return epochs, max(1, round(steps / epochs))
-
-
-def _check(
-    refresh: Refresh,
-    teacher: nn.Module | None,
-    explain_mode: Mode,
-    cache: str | None,
-    start_epoch: int,
-    warmup_epochs: int,
-    gradient_clip: float | None,
-) -> None:
-    if refresh not in ("step", "teacher") and (
-        isinstance(refresh, (str, bool)) or not isinstance(refresh, int) or refresh < 1
-    ):
-        raise ValueError(
-            f'refresh must be "step", "teacher" or a number of epochs, but found {refresh!r}'
-        )
-    if teacher is not None and refresh != "teacher":
-        raise ValueError('a teacher explains with refresh="teacher" only')
-    if explain_mode not in ("eval", "train"):
-        raise ValueError(f'explain_mode must be "eval" or "train", but found {explain_mode!r}')
-    if cache is not None and (refresh == "step" or explain_mode == "train"):
-        raise ValueError(
-            "a cache holds maps of fixed weights that depend on one image each: set refresh to "
-            '"teacher" or a number of epochs, and explain_mode to "eval", but found '
-            f"{refresh!r} and {explain_mode!r}"
-        )
-    for name, value in (("start_epoch", start_epoch), ("warmup_epochs", warmup_epochs)):
-        if value < 0:
-            raise ValueError(f"{name} must not be negative, but found {value}")
-    if gradient_clip is not None and gradient_clip <= 0:
-        raise ValueError(f"gradient_clip must be positive or None, but found {gradient_clip}")
-
-
-def _not_plain(given: Any, explainer: Any, fill: Any) -> list[str]:
-    """Arguments that would keep a checkpoint from loading with ``weights_only=True``."""
-    names = ["network", "given", "teacher", "classifier"]
-    names += ["encoder"] if isinstance(given, nn.Module) else []
-    names += [] if isinstance(explainer, str) else ["explainer"]
-    return names + (["fill"] if callable(fill) else [])
-
-
-def _first_teacher(
-    network: Classifier, teacher: nn.Module | None, refresh: Refresh
-) -> Classifier | None:
-    if teacher is not None:
-        copied = Classifier(unwrap(teacher), nn.Identity(), network.num_classes)
-    elif refresh != "step":
-        copied = copy.deepcopy(network)
-    else:
-        return None
-    return copied.requires_grad_(False)
-
-
-def _submodule(module: nn.Module, name: str) -> nn.Module:
-    known: dict[str, nn.Module] = dict(module.named_modules())
-    if name not in known:
-        raise ValueError(
-            f"the encoder has no layer {name!r}{close_names(name, known)}; names are those of its "
-            "named_modules()"
-        )
-    return known[name]

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from captum_excon.layers import unwrap
 from captum_excon.losses import EDDA_DROP, drop_loss
-from captum_excon.training._module import ExplainedModule, encoder_of
+from captum_excon.training._module import ExplainedModule
 from captum_excon.training._network import Classifier
 from captum_excon.training._optimization import sgd
+from captum_excon.training._options import encoder_of
 from captum_excon.transforms import EDDA
 from captum_excon.transforms._explain import Explainer
+from captum_excon.transforms._fill import Fill
 from captum_excon.transforms._region import Placement
 
 Batch = dict[str, Any]
@@ -97,7 +99,7 @@ class EDDAModule(ExplainedModule):
         view: Literal["view1", "standard"] = "view1",
         threshold: float | None = None,
         keep_ratio: float | None = 0.15,
-        fill: Any = "mean",
+        fill: Fill = "mean",
         **options: Any,
     ) -> None:
         if method not in ("edda", "random-occlusion", "ce"):

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from captum_excon.losses import ExConLoss
-from captum_excon.training._module import ExplainedModule, encoder_of
+from captum_excon.training._module import ExplainedModule
 from captum_excon.training._network import Classifier
 from captum_excon.training._optimization import idle, sgd
+from captum_excon.training._options import encoder_of
 from captum_excon.training.encoders import ProjectionHead
 from captum_excon.transforms import ExConViews
 from captum_excon.transforms._explain import Explainer
@@ -116,6 +117,7 @@ class ExConModule(ExplainedModule):
             gather_distributed,
         )
         self.automatic_optimization = False
+        self._modes: list[tuple[nn.Module, bool]] = []
 
     @property
     def round(self) -> int:
@@ -171,9 +173,18 @@ class ExConModule(ExplainedModule):
         return [optimizer for optimizer, _ in built], [schedule for _, schedule in built]
 
     def on_train_epoch_start(self) -> None:
-        """Sets the modes of this epoch's part, beside what all modules do."""
+        """Freezes the encoder in evaluation mode where only the classifier learns."""
         super().on_train_epoch_start()
-        self.network.encoder.train(self.trains_encoder)
+        if not self.trains_encoder:
+            self._modes = [(part, part.training) for part in self.network.encoder.modules()]
+            self.network.encoder.eval()
+
+    def on_train_epoch_end(self) -> None:
+        """Gives the encoder's parts the modes they had."""
+        super().on_train_epoch_end()
+        for part, training in self._modes:
+            part.training = training
+        self._modes = []
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turns a training batch into the views that are contrasted, (M, 2, C, H, W)."""

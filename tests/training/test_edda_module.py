@@ -83,8 +83,7 @@ def test_eddas_regions_are_those_of_the_map_for_the_predicted_class(tmp_path: Pa
         return explain
 
     model = module("edda", explainer=corner, layer=None, keep_ratio=0.25, fill=0.0)
-    batch, logits, _ = first_step(model, tmp_path)
-    images, keep, drop = batch["images"].chunk(3)
+    images, keep, drop = first_step(model, tmp_path)[0]["images"].chunk(3)
     assert torch.equal(keep + drop, images)
     assert (keep[:, :, :5, :5] == images[:, :, :5, :5]).all()
     assert (keep[:, :, 7:, :] == 0).all()

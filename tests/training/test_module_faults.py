@@ -44,7 +44,7 @@ def test_a_loss_that_is_not_finite_stops_training_before_a_checkpoint_is_written
     method: str, every: int, tmp_path: Path
 ) -> None:
     saving = L.pytorch.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1)
-    with pytest.raises(FloatingPointError, match="NaN or infinite.*lower lr"):
+    with pytest.raises(FloatingPointError, match=r"NaN or infinite.*lower lr"):
         fit(
             module(method),
             tmp_path,

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from training_toys import (
     CLASSES,
@@ -67,6 +68,22 @@ def test_alternating_epochs_train_either_the_encoder_or_the_classifier(tmp_path:
         else:
             assert names == {"network.head.weight", "network.head.bias"}
     assert modes == [(True, True), (False, True)] * 2
+
+
+def test_parts_that_their_owner_froze_stay_so_after_a_classifier_epoch(tmp_path: Path) -> None:
+    model = module("supcon")
+    modes = []
+
+    class Freeze(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+            pl_module.network.encoder.stem[1].eval()
+
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+            encoder = pl_module.network.encoder
+            modes.append((encoder.training, encoder.stem[1].training))
+
+    fit(model, tmp_path, epochs=3, callbacks=[Freeze()])
+    assert modes == [(True, False), (False, False), (True, False)]
 
 
 def test_with_the_step_schedule_both_learn_in_every_epoch(tmp_path: Path) -> None:
@@ -188,14 +205,34 @@ def test_a_teacher_that_is_given_explains_from_the_start_and_is_not_changed(
     assert changed(before, weights(teacher)) == set()
 
 
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("method", ["excon", "edda"])
-def test_gradients_are_clipped_to_the_norm_that_is_asked_for(method: str, tmp_path: Path) -> None:
+def test_gradients_are_clipped_after_the_loss_scale_is_taken_away(
+    method: str, scaled: bool, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {}
+    if scaled:
+        # Lightning refuses the name "16-mixed" on a CPU, where torch has had it for some time.
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        options["plugins"] = [MixedPrecision("16-mixed", "cpu", scaler=scaler)]
     model = module(method, gradient_clip=1e-3, lr=1.0, momentum=0.0, weight_decay=0.0)
     before = dict(copy.deepcopy(model).named_parameters())
-    fit(model, tmp_path, epochs=1, limit_train_batches=1)
+    fit(model, tmp_path, epochs=1, limit_train_batches=1, **options)
     steps = [(after - before[name]).detach().norm() for name, after in model.named_parameters()]
     # The first learning rate of a cosine is 1.
-    assert float(torch.stack(steps).norm()) == pytest.approx(1e-3, rel=1e-3)
+    assert float(torch.stack(steps).norm()) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_one_loss_scale_serves_encoder_and_classifier_in_one_step(tmp_path: Path) -> None:
+    """A scale that changes between two optimizers of one backward pass would falsify the second."""
+    ends = []
+    for interval in (1, 1000):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=interval)
+        model = module("supcon", classifier_schedule="step")
+        plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+        fit(model, tmp_path, epochs=1, limit_train_batches=1, plugins=[plugin])
+        ends.append(weights(model))
+    assert changed(*ends) == set()
 
 
 def test_lightnings_own_clipping_is_refused_where_it_would_not_happen(tmp_path: Path) -> None:

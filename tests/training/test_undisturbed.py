@@ -7,6 +7,7 @@ import pytest
 import torch
 from captum.attr import LayerGradCam
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_toys import (
     CLASSES,
     NO_ADVICE,
@@ -65,6 +66,43 @@ def test_modes_buffers_gradients_and_random_state_are_as_before(
     fit(model, tmp_path, epochs=1)
     assert len(seen) == 2
     assert all(all(step.values()) for step in seen), seen
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations whose result or size the host has to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        by_mask = name == "aten.index.Tensor" and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if by_mask or any(
+            part in name for part in ("_local_scalar_dense", "nonzero", "masked_sel")
+        ):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("method", "waits"), [("excon", 0), ("edda", 0), ("exconb", 2)])
+def test_a_step_waits_for_the_device_at_most_for_the_number_of_backgrounds(
+    method: str, waits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = module(method)
+    mode = Waits()
+    for name in ("on_after_batch_transfer", "training_step"):
+        plain = getattr(type(model), name)
+
+        def watched(self: Any, batch: Any, index: int, plain: Any = plain) -> Any:
+            with mode:
+                return plain(self, batch, index)
+
+        monkeypatch.setattr(type(model), name, watched)
+    fit(model, tmp_path, 1, limit_train_batches=1, limit_val_batches=0)
+    assert len(mode.names) <= waits, mode.names
 
 
 def useless(model: Any) -> Any:
