@@ -21,7 +21,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 from torch.utils.data import Dataset
 
 CLASSES = ("horizontal", "rising", "vertical", "falling")
@@ -183,8 +182,8 @@ class SyntheticNet(nn.Module):
         self.block3 = nn.Sequential(nn.AvgPool2d(2), _conv(evidence), nn.ReLU())
 
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = skip_init(nn.Linear, 2 * k, k, bias=False)
-        self.head.weight.data = _GAIN * torch.cat([same, -same / 2], 1)
+        self.head = nn.Linear(2 * k, k, bias=False, device="meta")
+        self.head.weight = nn.Parameter(_GAIN * torch.cat([same, -same / 2], 1))
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -196,12 +195,13 @@ class SyntheticNet(nn.Module):
 
 def _conv(weight: Tensor, bias: float | None = None) -> nn.Conv2d:
     channels_out, channels_in, side = weight.shape[:3]
-    conv = skip_init(
-        nn.Conv2d, channels_in, channels_out, side, padding=side // 2, bias=bias is not None
+    # On "meta" nothing is drawn from the random state.
+    conv = nn.Conv2d(
+        channels_in, channels_out, side, padding=side // 2, bias=bias is not None, device="meta"
     )
-    conv.weight.data = weight.clone()
-    if conv.bias is not None and bias is not None:
-        conv.bias.data.fill_(bias)
+    conv.weight = nn.Parameter(weight.clone())
+    if bias is not None:
+        conv.bias = nn.Parameter(torch.full((channels_out,), bias))
     return conv
 
 
