@@ -245,7 +245,8 @@ class ExplanationDataModule(L.LightningDataModule):
         )
         if self.trainer:
             # Workers begin before Lightning sets the epoch, which is not 0 after a resumption.
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)
         return DataLoader(
             dataset,
             self.batch_size,
