@@ -20,8 +20,9 @@ class Summary:
         n: How many.
         mean: Their mean.
         sd: Their standard deviation with n - 1 in the denominator; None for one value.
-        low: The interval's lower end; None for one value.
-        high: The interval's upper end; None for one value.
+        low: The interval's lower end; None for one value, and for values that are all equal, of
+            which a few say nothing about the spread of others.
+        high: The interval's upper end, as the lower one.
     """
 
     n: int
@@ -53,6 +54,8 @@ def summary(values: Mapping[int, float]) -> Summary | None:
     if n == 1:
         return Summary(n, mean, None, None, None)
     sd = statistics.stdev(values.values())
+    if sd < 1e-9:  # rounding
+        return Summary(n, mean, sd, None, None)
     reach = quantile(n) * sd / math.sqrt(n)
     return Summary(n, mean, sd, mean - reach, mean + reach)
 

@@ -24,7 +24,8 @@ HOW_TO_READ = """\
 A cell is the mean over seeds of the difference between two arms that were trained with the same \
 seed, in percentage points, with the 95 % t-interval of that mean. ▲ marks an interval that \
 excludes 0 in favour of the first arm, ▼ one in favour of the second; neither means that nothing \
-was shown, not that the arms are equal.
+was shown, not that the arms are equal. Where the difference is the same for every seed there is \
+no interval.
 
 {seeds} seeds are few: the interval is {reach:.1f} standard errors wide to each side and assumes \
 normally distributed differences, which so few values cannot confirm. Nothing corrects for the \
@@ -205,12 +206,11 @@ def _paired_tables(
     chosen: list[Section], found: list[Mapping[str, Any]], methods: list[str]
 ) -> str:
     by_pair = {(f["arm"], f["against"], f["figure"]): f for f in found}
-    names = {
-        f"{section.title}: {label}": name
-        for section in chosen
-        for label, name in section.columns.items()
-    }
-    shown = [f for f in found if f["figure"] in names.values() and f["n"] > 1]
+    labels: dict[str, str] = {}
+    for section in chosen:
+        for label, name in section.columns.items():
+            labels.setdefault(name, f"{section.title}: {label}")
+    shown = [f for f in found if f["figure"] in labels and f["n"] > 1]
     parts = ["### Paired differences"]
     if not shown:
         return f"{parts[0]}\n\nNone: two arms with at least two seeds in common are needed."
@@ -228,7 +228,7 @@ def _paired_tables(
         if group:
             rows = [
                 [label, *(_difference(by_pair.get((*pair, name))) for pair in group)]
-                for label, name in names.items()
+                for name, label in labels.items()
             ]
             parts.append(markdown_table(["", *(f"{a} − {b}" for a, b in group)], rows))
     return "\n\n".join(parts)
@@ -239,9 +239,13 @@ def _difference(found: Mapping[str, Any] | None) -> str:
         return "–"
     mark = {1: " ▲", 0: "", -1: " ▼"}[_verdict(found)]
     if found["low"] is None:
-        return f"{100 * found['mean']:+.1f}"
-    low, high = 100 * found["low"], 100 * found["high"]
-    return f"{100 * found['mean']:+.1f} [{low:+.1f}, {high:+.1f}]{mark}"
+        return _points(found["mean"])
+    return f"{_points(found['mean'])} [{_points(found['low'])}, {_points(found['high'])}]{mark}"
+
+
+def _points(difference: float) -> str:
+    # The sum turns -0.0 into 0.0.
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"
 
 
 def _verdict(found: Mapping[str, Any]) -> int:

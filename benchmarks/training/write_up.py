@@ -35,7 +35,7 @@ def write(out: Path, jobs: Sequence[Job], failures: Mapping[str, str]) -> None:
     facts = {
         "command": "python -m benchmarks.training.compare " + shlex.join(sys.argv[1:]),
         "environment": environment(torch.device("cpu")),
-        "trained on": sorted({json.dumps(run.training["hardware"]) for run in runs}),
+        "trained with": sorted({_listed(run.training["hardware"]) for run in runs}),
         "failures": dict(failures),
     }
     report = json.dumps({**facts, **found}, indent=1, allow_nan=False) + "\n"
@@ -56,14 +56,17 @@ def _setup(facts: Mapping[str, Any], runs: Sequence[Run]) -> str:
     config = runs[0].training["config"]
     classes = config["classes"]
     classes = len(classes) if isinstance(classes, list) else classes or "all"
-    environment_text = ", ".join(f"{key} {value}" for key, value in facts["environment"].items())
     seeds = sorted({run.seed for run in runs})
     lines = [
         f"- Command: `{facts['command']}`",
-        f"- Evaluated with {environment_text}",
-        *(f"- Trained with {text}" for text in facts["trained on"]),
+        f"- Machine and versions: {_listed(facts['environment'])}",
+        *(f"- Trained with: {text}" for text in facts["trained with"]),
         f"- Data: {classes} classes; {config['encoder']}, {config['epochs']} epochs, "
         f"explainer {config['explainer']}, seeds {', '.join(map(str, seeds))}",
         *(f"- **Missing:** {name}: {why}" for name, why in facts["failures"].items()),
     ]
     return "\n".join(lines)
+
+
+def _listed(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in facts.items())

@@ -180,7 +180,14 @@ def _figure(
 
 def _style(arm: int) -> dict[str, Any]:
     colour, marker = COLOURS[arm % len(COLOURS)], MARKERS[arm % len(MARKERS)]
-    return {"color": colour, "linewidth": 1.3, "marker": marker, "markersize": 3.5}
+    # Unclipped, since markers at 0 and 100 % would be cut in half.
+    return {
+        "color": colour,
+        "linewidth": 1.3,
+        "marker": marker,
+        "markersize": 3.5,
+        "clip_on": False,
+    }
 
 
 def _line(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], arm: int) -> None:

@@ -68,9 +68,11 @@ def test_one_value_has_no_spread_and_none_no_mean() -> None:
     assert summary({}) is None
 
 
-def test_equal_differences_have_an_interval_of_one_point() -> None:
-    found = summary({0: 0.5, 1: 0.5, 2: 0.5})
-    assert (found.sd, found.low, found.high) == (0.0, 0.5, 0.5)
+def test_equal_differences_have_no_interval_that_could_exclude_zero() -> None:
+    found = summary({0: 0.3, 1: 0.1 + 0.2, 2: 0.3})
+    assert found.mean == pytest.approx(0.3)
+    assert found.sd == pytest.approx(0.0, abs=1e-12)
+    assert (found.low, found.high) == (None, None)
 
 
 def test_differences_are_taken_seed_by_seed() -> None:
@@ -92,11 +94,11 @@ def test_a_comparison_writes_every_figure_of_every_seed(comparison: Comparison) 
     assert comparison.run(seeds=3) == 0
     tables = comparison.report()["checkpoints"]["best"]
     top1 = tables["arms"]["excon"]["clean/top1"]
-    assert top1["values"] == pytest.approx({"0": 0.54, "1": 0.55, "2": 0.56})
-    assert (top1["mean"], top1["sd"]) == pytest.approx((0.55, 0.01))
+    assert top1["values"] == pytest.approx({"0": 0.54, "1": 0.552, "2": 0.564})
+    assert (top1["mean"], top1["sd"]) == pytest.approx((0.552, 0.012))
     found = {(f["arm"], f["against"], f["figure"]): f for f in tables["paired"]}
     gain = found["excon", "ce", "clean/top1"]
-    assert gain["differences"] == pytest.approx({"0": 0.04, "1": 0.04, "2": 0.04})
+    assert gain["differences"] == pytest.approx({"0": 0.04, "1": 0.042, "2": 0.044})
     assert (gain["n"], gain["higher_is_better"]) == (3, True)
     assert not found["excon", "supcon", "explanations/layer-grad-cam/drop"]["higher_is_better"]
     assert set(comparison.report()["runs"]) == {
@@ -109,16 +111,18 @@ def test_the_arms_are_drawn_with_their_seeds(comparison: Comparison) -> None:
     comparison.environment.setattr(plots, "save_all", lambda arms, out: drawn.update(arms))
     comparison.run()
     assert {arm: len(runs) for arm, runs in drawn.items()} == dict.fromkeys(ARMS, 2)
-    assert drawn["excon"][1]["clean"]["top1"] == pytest.approx(0.55)
+    assert drawn["excon"][1]["clean"]["top1"] == pytest.approx(0.552)
 
 
 def test_the_page_has_spreads_and_marks_gains_and_losses(comparison: Comparison) -> None:
     comparison.run(seeds=3)
     page = comparison.page()
-    assert "| excon | 55.0 ± 1.0 | 90.0 ± 0.0 |" in page
-    assert "| Accuracy and calibration: top-1 | +2.0 [+2.0, +2.0] ▲ |" in page
+    assert "| excon | 55.2 ± 1.2 | 90.0 ± 0.0 |" in page
+    # 2.1 ± 4.303 · 0.1 / √3
+    assert "| Accuracy and calibration: top-1 | +2.1 [+1.9, +2.3] ▲ |" in page
+    assert "| Accuracy and calibration: top-5 | +0.0 |" in page  # equal: no interval, no mark
     # A smaller Drop is better, and figures that no image gave have neither mean nor difference.
-    assert "| Explanations: Drop, layer-grad-cam | -2.0 [-2.0, -2.0] ▲ |" in page
+    assert "| Explanations: Drop, layer-grad-cam | -2.1 [-2.3, -1.9] ▲ |" in page
     assert "| Explanations: Drop, random | – |" in page
     assert "3 seeds are few: the interval is 4.3 standard errors wide" in page
 
