@@ -78,8 +78,7 @@ class ExplainingModule(nn.Module):
         """Covers the classifier and, where it is another one, the module that is explained."""
         modules = [self.classifier]
         explained = explained_module(self.explainer)
-        inside = self.classifier if isinstance(self.classifier, nn.Module) else nn.Module()
-        if explained is not None and all(explained is not part for part in inside.modules()):
+        if explained is not None and explained is not self.classifier:
             modules.append(explained)
         with contextlib.ExitStack() as stack:
             for module in modules:

@@ -246,7 +246,7 @@ def test_the_guard_against_waiting_sees_the_one_size_that_exconb_needs() -> None
 
 def test_modules_are_not_registered_and_pickles_work_alike() -> None:
     model = Unsteady()
-    views = ExConViews(model, LayerGradCam(model, model.body), fill="mean")
+    views = ExConViews(model, LayerGradCam(model, model.body), fill=torch.nn.Identity())
     assert not views.state_dict()
     assert not list(views.children())
     x = images(4, 3, 8, 8)

@@ -192,6 +192,17 @@ def test_the_control_has_the_same_areas_elsewhere(placement, keep) -> None:
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize(("placement", "connected"), [("shift", True), ("shuffle", False)])
+def test_the_control_moves_or_scatters(placement, connected) -> None:
+    saliency = torch.zeros(1, 16, 16)
+    saliency[:, 3:7, 5:9] = 1
+    control = RandomOcclusion(placement=placement)
+    image, _ = control(torch.ones(1, 16, 16), Saliency(saliency))
+    rows = image[0].any(1).sum().item()
+    assert image.sum() == 16
+    assert (rows == 4) == connected
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
