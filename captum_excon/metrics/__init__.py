@@ -1,14 +1,9 @@
 """Metrics of explanations: one value per image, NaN where a map says nothing."""
 
 from captum_excon.metrics._maps import nan_reasons
-from captum_excon.metrics.curves import (
-    Curve,
-    abpc,
-    deletion,
-    insertion,
-    perturbation_curve,
-    road,
-)
+from captum_excon.metrics._perturbation import Curve
+from captum_excon.metrics.area_between_curves import abpc
+from captum_excon.metrics.curves import perturbation_curve
 from captum_excon.metrics.drop import (
     DropIncrease,
     average_drop_increase,
@@ -16,8 +11,10 @@ from captum_excon.metrics.drop import (
     drop_increase_sweep,
 )
 from captum_excon.metrics.explain_func import as_explain_func
+from captum_excon.metrics.insertion_deletion import deletion, insertion
 from captum_excon.metrics.localization import bbox, ebpg, miou
 from captum_excon.metrics.pointing import ClassMean, class_mean, difficult, pointing_game
+from captum_excon.metrics.remove_and_debias import road
 from captum_excon.metrics.trust import REFUSED, TRUSTED, Refusal, refusal
 
 __all__ = [

@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import functional
 
 Fill = float | Tensor | Literal["blur", "noisy-linear"]
 
-# From the rows' images and steps, (R,), and the pixels to keep, (R, H, W), to (R, C, H, W).
-Remove = Callable[[Tensor, Tensor, Tensor], Tensor]
+# From the rows' images, (R,), and the pixels to keep, (R, H, W), to rows (R, C, H, W).
+Remove = Callable[[Tensor, Tensor], Tensor]
 
 _KERNEL, _SIGMA = 11, 5.0  # of RISE's code
 
@@ -32,7 +32,7 @@ def remover(images: Tensor, fill: Fill, seed: int, noise: float = 0.01) -> Remov
     else:
         values = constant_fill(images, fill)
 
-    def remove(image: Tensor, step: Tensor, keep: Tensor) -> Tensor:
+    def remove(image: Tensor, keep: Tensor) -> Tensor:
         return torch.where(keep.unsqueeze(1), images[image], values[image])
 
     return remove
@@ -70,15 +70,17 @@ def _blurred(images: Tensor) -> Tensor:
 def _noisy_linear(images: Tensor, seed: int, noise: float) -> Remove:
     imputer = noisy_linear_imputer(noise)
 
-    def impute(image: Tensor, step: Tensor, keep: Tensor) -> Tensor:
+    def impute(image: Tensor, keep: Tensor) -> Tensor:
         rows = images[image].float().cpu()
         masks = keep.float().cpu()
-        for row, mask, s in zip(rows, masks, step.tolist(), strict=True):
-            if bool(mask.all()):
+        for row, mask in zip(rows, masks, strict=True):
+            missing = int((mask == 0).sum())
+            if missing == 0:
                 continue
-            # The noise comes from torch's global generator; all images share it.
+            # The noise comes from torch's global generator; images share it, so that none depends
+            # on the others.
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-                torch.default_generator.manual_seed(seed + s)
+                torch.default_generator.manual_seed(seed + missing)
                 # np.argwhere of a tensor: the imputer's own business.
                 warnings.filterwarnings("ignore", "__array_wrap__", DeprecationWarning)
                 row.copy_(imputer(row, mask))

@@ -74,7 +74,7 @@ def drop_increase(
         score: How the output becomes scores: ``"softmax"`` (the papers), ``"sigmoid"``,
             ``"identity"`` or a callable.
         additional_forward_args: As in Captum.
-        batch_size: Rows per forward pass; by default 16 on the CPU, 64 elsewhere.
+        batch_size: Rows per forward pass; found from the images' size by default.
         seed: Breaks ties.
 
     Returns:
@@ -172,7 +172,7 @@ def drop_increase_sweep(
     kept = torch.tensor(counts, device=images.device)
 
     def build(image: Tensor, step: Tensor) -> Tensor:
-        return remove(image, step, places[image] < kept[step].view(-1, 1, 1))
+        return remove(image, places[image] < kept[step].view(-1, 1, 1))
 
     return _compared(scorer, scorer(len(counts), build), maps)
 
