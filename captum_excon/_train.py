@@ -253,13 +253,15 @@ def train(
             config = out / runner.CONFIG
         chosen = runner.TrainConfig.load(config, flags)
         out = out or Path("runs") / f"{chosen.method}-{chosen.seed}"
-        summary = runner.train(
-            chosen,
-            out,
-            resume=resume,
-            overwrite=overwrite,
-            progress=sys.stderr.isatty() and not quiet,
-        )
+        watched = sys.stderr.isatty() and not quiet
+        try:
+            summary = runner.train(
+                chosen, out, resume=resume, overwrite=overwrite, progress=watched
+            )
+        except KeyboardInterrupt:
+            if not quiet:
+                typer.echo(f"captum-excon: stopped; go on by: train --resume --out {out}", err=True)
+            raise
         if as_json:
             say(json.dumps(summary, indent=2))
         elif not quiet:

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from captum_excon._images import UserError, one_line
 from captum_excon.training.explainers import ExplainerError
@@ -56,7 +56,7 @@ def as_user_errors() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN is not handler:
+        if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
         raise
     except (FloatingPointError, ExplainerError) as error:
