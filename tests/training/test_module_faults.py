@@ -57,6 +57,21 @@ def test_a_loss_that_is_not_finite_stops_training_before_a_checkpoint_is_written
     assert all(load_again(path) for path in tmp_path.glob("*.ckpt"))
 
 
+def test_a_checkpoint_in_the_middle_of_an_epoch_is_not_written_after_a_broken_loss(
+    tmp_path: Path,
+) -> None:
+    saving = L.pytorch.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=1)
+    with pytest.raises(FloatingPointError, match="NaN or infinite"):
+        fit(
+            module("edda"),
+            tmp_path,
+            enable_checkpointing=True,
+            callbacks=[saving, Broken(epoch=1)],
+        )
+    assert len(list(tmp_path.glob("*.ckpt"))) == 2
+    assert all(load_again(path) for path in tmp_path.glob("*.ckpt"))
+
+
 def load_again(path: Path) -> bool:
     state = torch.load(path, weights_only=True)["state_dict"]
     return all(bool(value.isfinite().all()) for value in state.values())
