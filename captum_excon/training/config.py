@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
-from captum_excon._images import UserError, close_names, one_line, written_whole
+from captum_excon._images import UserError, one_line, written_whole
+from captum_excon._settings import checked, read_settings, refuse_unknown
 
 Method = Literal["ce", "supcon", "excon", "exconb", "edda", "random-occlusion"]
 
@@ -123,7 +123,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
-            object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
+            object.__setattr__(self, name, checked(name, getattr(self, name), hint))
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, but found {self.epochs}")
         if not 0 < self.val_fraction < 1:
@@ -146,7 +146,7 @@ class TrainConfig:
         Raises:
             UserError: The file cannot be read, or a setting is unknown, missing or of a wrong type.
         """
-        settings = {} if path is None else _read(path)
+        settings = {} if path is None else read_settings(path)
         own = settings.pop(PER_METHOD, {})
         method = flags.get("method", settings.get("method", "excon"))
         for name, section in own.items():
@@ -176,11 +176,7 @@ class TrainConfig:
 
     @classmethod
     def _refuse_unknown(cls, settings: Mapping[str, Any]) -> None:
-        known = [f.name for f in fields(cls)]
-        for name in settings:
-            if name not in known:
-                hint = close_names(str(name), known) or f"; settings are {', '.join(known)}"
-                raise UserError(f"unknown setting {name!r}{hint}")
+        refuse_unknown(settings, [f.name for f in fields(cls)])
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values that `from_mapping` reads again."""
@@ -192,51 +188,3 @@ class TrainConfig:
 
         with written_whole(path) as temporary:
             temporary.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is no YAML ({one_line(error)})") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: expected lines of 'setting: value', found {settings!r}")
-    return settings
-
-
-def _checked(name: str, value: Any, hint: Any) -> Any:
-    """Returns the value in the field's type, or raises."""
-    for option in get_args(hint) if get_origin(hint) in (types.UnionType, Union) else (hint,):
-        if get_origin(option) is Literal:
-            if value in get_args(option):
-                return value
-        elif get_origin(option) is list:
-            if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
-                return list(value)
-        elif get_origin(option) is dict:
-            if isinstance(value, dict):
-                return dict(value)
-        elif option is float:
-            try:
-                if not isinstance(value, bool):
-                    # YAML reads 1e-4, which lacks a dot, as a string.
-                    return float(value)
-            except (TypeError, ValueError):
-                continue
-        elif isinstance(value, option) and not (option is int and isinstance(value, bool)):
-            return value
-    raise TypeError(f"{name} must be {_described(hint)}, but found {value!r}")
-
-
-def _described(hint: Any) -> str:
-    if get_origin(hint) in (types.UnionType, Union):
-        return " or ".join(map(_described, get_args(hint)))
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    names |= {list[str]: "a list of texts", dict[str, Any]: "a mapping", type(None): "null"}
-    return names[hint]
