@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captum_excon.training.config import TrainConfig
     from captum_excon.training.corrupted import corruptions, open_corrupted
     from captum_excon.training.data import ExplanationDataModule
     from captum_excon.training.datasets import LabelledImages, open_dataset
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from captum_excon.training.encoders import ProjectionHead, build_encoder
     from captum_excon.training.excon_module import ExConModule
     from captum_excon.training.explainers import build_explainer
-    from captum_excon.training.modules import METHODS, build_module
+    from captum_excon.training.modules import METHODS, build_module, load_module
+    from captum_excon.training.runner import load_run, train
     from captum_excon.training.sampling import EpochSampler
 
 _MODULES = {
@@ -26,12 +28,16 @@ _MODULES = {
     "ExplanationDataModule": "data",
     "LabelledImages": "datasets",
     "ProjectionHead": "encoders",
+    "TrainConfig": "config",
     "build_encoder": "encoders",
     "build_explainer": "explainers",
     "build_module": "modules",
     "corruptions": "corrupted",
+    "load_module": "modules",
+    "load_run": "runner",
     "open_corrupted": "corrupted",
     "open_dataset": "datasets",
+    "train": "runner",
 }
 
 __all__ = [
@@ -42,12 +48,16 @@ __all__ = [
     "ExplanationDataModule",
     "LabelledImages",
     "ProjectionHead",
+    "TrainConfig",
     "build_encoder",
     "build_explainer",
     "build_module",
     "corruptions",
+    "load_module",
+    "load_run",
     "open_corrupted",
     "open_dataset",
+    "train",
 ]
 
 _EXTRA = ("lightning", "tensorboard", "torchmetrics", "yaml")
