@@ -41,7 +41,7 @@ def shifted(
     - ``contrast``: :math:`s\,x + (1 - s)\,m` for the mean m of the image's gray values.
     - ``rotation``: s degrees counter-clockwise, bilinear, black beyond the image.
 
-    All are clipped to [0, 1]. The kinds are those of the spec; the ladder's numbers are ours, and
+    All are clipped to [0, 1]. The kinds and the ladder's numbers are ours, and
     figures on it compare with each other and not with those of CIFAR-100-C.
 
     Args:
