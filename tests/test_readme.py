@@ -12,7 +12,7 @@ README = Path(__file__).parents[1] / "README.md"
 def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 4
     code = "\n".join(blocks).replace("resnet50", "resnet18").replace("224", "64")
     exec(compile(code, str(README), "exec"), {})
     assert Path("maps.png").stat().st_size > 1000
