@@ -1,0 +1,164 @@
+"""The first stage: which items, of which data, explained for which class, by which model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.explanations.config import Config, load_config
+from benchmarks.explanations.data import Items, PlannedItem
+from benchmarks.explanations.model import open_model, weights_hash
+from benchmarks.explanations.readers import open_source
+from benchmarks.explanations.selection import select_items
+from captum_excon._images import UserError, check_writable, one_line, written_whole
+from captum_excon._models import Model
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run folder is for.
+
+    Attributes:
+        folder: The run folder, which holds ``config.yaml`` and ``plan.json``.
+        config: The benchmark.
+        dataset: The data's name.
+        split: The part of it.
+        weights: The model's, see `weights_hash`.
+        items: In their order.
+        skipped: How many rows of the data were passed over for which reason.
+    """
+
+    folder: Path
+    config: Config
+    dataset: str
+    split: str
+    weights: str
+    items: tuple[PlannedItem, ...]
+    skipped: Mapping[str, int]
+
+    def hashes(self) -> list[str]:
+        """Configurations whose maps and scores belong to this plan; the others' are of the past."""
+        config = self.config
+        return [config.explainer_hash(explainer) for explainer in config.explainers] + [
+            config.metric_hash(explainer, metric)
+            for explainer in config.explainers
+            for metric in config.metrics
+        ]
+
+    def summary(self) -> str:
+        """A few lines for the terminal."""
+        asked = self.config.data.count
+        few = f" of {asked} asked for" if len(self.items) < asked else ""
+        lines = [
+            f"{len(self.items)} items{few} of {self.dataset} ({self.split}), "
+            f"{len({item.label for item in self.items})} classes, model "
+            f"{self.config.model.name} (weights {self.weights})",
+            f"{len(self.config.explainers)} explainers × {len(self.config.metrics)} metrics",
+        ]
+        lines += [f"passed over: {count} {reason}" for reason, count in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def make_plan(
+    folder: Path, config: Config, model: Model | None = None, *, progress: bool = True
+) -> Plan:
+    """Plans a run, or takes up the plan that is in the folder.
+
+    Another list of explainers or metrics, and other options of theirs, leave the items as they are.
+
+    Args:
+        folder: The run folder, made if it is not there.
+        config: The benchmark.
+        model: What `open_model` gives for it, if it is there already.
+        progress: Show a bar on a terminal.
+
+    Raises:
+        UserError: The folder holds the plan of other items or weights, the data or the model cannot
+            be opened, or no item is suitable.
+    """
+    model = model or open_model(config)
+    weights = weights_hash(model.module)
+    file = folder / "plan.json"
+    check_writable(folder)
+    if file.exists():
+        old = _read(file)
+        if (old["items_hash"], old["weights"]) != (config.items_hash, weights):
+            raise UserError(
+                f"{folder} is the run of other data, another model or another protocol; choose "
+                "another run folder, or delete it"
+            )
+        plan = _plan(folder, config, old)
+    else:
+        items, skipped = select_items(config, model, progress=progress)
+        source = open_source(config.data)
+        plan = Plan(folder, config, source.dataset, source.split, weights, items, skipped)
+    config.save(folder / "config.yaml")
+    _write(file, plan)
+    return plan
+
+
+def read_plan(folder: Path) -> Plan:
+    """Reads what `make_plan` left in a run folder.
+
+    Raises:
+        UserError: There is no plan, or its files were changed.
+    """
+    content = _read(folder / "plan.json")
+    config = load_config(folder / "config.yaml")
+    if config.items_hash != content["items_hash"]:
+        raise UserError(f"{folder}: config.yaml was changed after plan.json; plan again")
+    return _plan(folder, config, content)
+
+
+def open_items(plan: Plan, model: Model) -> Items:
+    """Opens the planned items for the model that they were planned with.
+
+    Raises:
+        UserError: The weights are others, or the data are not what they were.
+    """
+    if (found := weights_hash(model.module)) != plan.weights:
+        raise UserError(
+            f"{plan.folder} was planned with the weights {plan.weights}, but "
+            f"{plan.config.model.name} has {found}; plan in another run folder"
+        )
+    return Items(plan.config, plan.items, model)
+
+
+def _write(file: Path, plan: Plan) -> None:
+    content = {
+        "dataset": plan.dataset,
+        "split": plan.split,
+        "model": plan.config.model.name,
+        "weights": plan.weights,
+        "items_hash": plan.config.items_hash,
+        "hashes": plan.hashes(),
+        "skipped": dict(plan.skipped),
+        "items": [asdict(item) for item in plan.items],
+    }
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{file.parent} is not a run: run the plan stage first") from error
+    except ValueError as error:
+        raise UserError(f"{file}: is no plan ({one_line(error)}); plan again") from error
+
+
+def _plan(folder: Path, config: Config, content: Mapping[str, Any]) -> Plan:
+    items = tuple(PlannedItem(**{**item, "rows": tuple(item["rows"])}) for item in content["items"])
+    return Plan(
+        folder,
+        config,
+        content["dataset"],
+        content["split"],
+        content["weights"],
+        items,
+        content["skipped"],
+    )
