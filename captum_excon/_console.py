@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from types import ModuleType
+from typing import Annotated
 
 import typer
 from tqdm import tqdm
 
 from captum_excon._images import UserError, one_line
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel="Output", help="Print the facts as JSON on stdout."),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", rich_help_panel="Output", help="Only warnings and errors, no progress."
+    ),
+]
+Traceback = Annotated[
+    bool,
+    typer.Option("--traceback", rich_help_panel="Output", help="Show errors in full."),
+]
 
 
 @contextmanager
@@ -38,3 +56,18 @@ def one_line_errors(traceback: bool) -> Iterator[Callable[[str], None]]:
 def complain(kind: str, message: str) -> None:
     """Prints one line to standard error, past a progress bar."""
     tqdm.write(f"captum-excon: {kind}: {one_line(message)}", file=sys.stderr)
+
+
+def training_module(name: str) -> ModuleType:
+    """Imports a module of `captum_excon.training`.
+
+    Raises:
+        UserError: A package of the extra is missing.
+    """
+    try:
+        return importlib.import_module(f"captum_excon.training.{name}")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"training and evaluation need the package {error.name!r}, which is not installed: "
+            'pip install "captum-excon[train]"'
+        ) from error

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated
 
 import typer
 
-from captum_excon._console import one_line_errors
+from captum_excon._console import (
+    Json,
+    Quiet,
+    Traceback,
+    one_line_errors,
+    training_module,
+)
 from captum_excon._images import UserError
 
 WHAT, HOW, OUTPUT = "What to evaluate", "How to measure", "Output"
@@ -106,19 +111,9 @@ def evaluate(
             "Default: evaluation/ beside the checkpoint.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", rich_help_panel=OUTPUT, help="Print the figures as JSON on stdout."),
-    ] = False,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", "-q", rich_help_panel=OUTPUT, help="Only warnings and errors, no progress."
-        ),
-    ] = False,
-    traceback: Annotated[
-        bool, typer.Option("--traceback", rich_help_panel=OUTPUT, help="Show errors in full.")
-    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
 ) -> None:
     """Measures what a trained classifier can do, on test images that training never saw.
 
@@ -128,7 +123,7 @@ def evaluate(
     --out.
     """
     with one_line_errors(traceback) as say:
-        runner = _runner()
+        runner = training_module("evaluate_run")
         try:
             settings = runner.Settings(
                 limit=limit, epsilons=_levels(epsilons), pgd_steps=pgd_steps, seed=seed
@@ -151,17 +146,6 @@ def evaluate(
             say(json.dumps(report, indent=2))
         elif not quiet:
             say(runner.as_markdown(report["checkpoints"]).rstrip())
-
-
-def _runner() -> ModuleType:
-    try:
-        from captum_excon.training import evaluate_run
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"evaluation needs the package {error.name!r}, which is not installed: "
-            'pip install "captum-excon[train]"'
-        ) from error
-    return evaluate_run
 
 
 def _names(text: str) -> list[str]:

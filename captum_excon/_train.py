@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 
-from captum_excon._console import one_line_errors
+from captum_excon._console import (
+    Json,
+    Quiet,
+    Traceback,
+    one_line_errors,
+    training_module,
+)
 from captum_excon._images import UserError, one_line
 from captum_excon._report import table
 
@@ -203,19 +208,9 @@ def train(
             "--overwrite", rich_help_panel=OUTPUT, help="Delete the run that is in --out."
         ),
     ] = False,
-    as_json: Annotated[
-        bool,
-        typer.Option("--json", rich_help_panel=OUTPUT, help="Print the summary as JSON on stdout."),
-    ] = False,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", "-q", rich_help_panel=OUTPUT, help="Only warnings and errors, no progress."
-        ),
-    ] = False,
-    traceback: Annotated[
-        bool, typer.Option("--traceback", rich_help_panel=OUTPUT, help="Show errors in full.")
-    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    traceback: Traceback = False,
 ) -> None:
     """Trains a classifier on a folder of images, with explanations or as a control without.
 
@@ -246,7 +241,7 @@ def train(
     with one_line_errors(traceback) as say:
         if resume and overwrite:
             raise UserError("--resume goes on with a run and --overwrite deletes it: choose one")
-        runner = _runner()
+        runner = training_module("runner")
         flags = {name: value for name, value in given.items() if value is not None}
         flags |= _assignments(settings)
         if resume and out is not None and config is None and (out / runner.CONFIG).exists():
@@ -266,17 +261,6 @@ def train(
             say(json.dumps(summary, indent=2))
         elif not quiet:
             say(_text(summary, out / runner.SUMMARY))
-
-
-def _runner() -> ModuleType:
-    try:
-        from captum_excon.training import runner
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"training needs the package {error.name!r}, which is not installed: "
-            'pip install "captum-excon[train]"'
-        ) from error
-    return runner
 
 
 def _classes(text: str) -> int | list[str]:

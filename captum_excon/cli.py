@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm import tqdm
 
-from captum_excon._console import complain, one_line_errors
+from captum_excon._console import Json, Quiet, Traceback, complain, one_line_errors
 from captum_excon._evaluate import evaluate
 from captum_excon._images import (
     Source,
@@ -120,14 +120,6 @@ Layers = Annotated[
         help="auto: the last layer of each block, as the SISE paper does. Or names, separated by "
         "commas, as model.named_modules() gives them. A method of one layer takes the deepest.",
     ),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", rich_help_panel="Output", help="Print the facts as JSON on stdout."),
-]
-Traceback = Annotated[
-    bool,
-    typer.Option("--traceback", rich_help_panel="Output", help="Show errors in full."),
 ]
 
 
@@ -286,12 +278,7 @@ def explain(
         ),
     ] = False,
     as_json: Json = False,
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet", "-q", rich_help_panel="Output", help="Only warnings and errors, no progress."
-        ),
-    ] = False,
+    quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Explains images: a figure of the photograph beside the saliency map of each method.
