@@ -1,0 +1,277 @@
+"""The command line: ``python -m benchmarks.explanations plan | explain | score | report | ...``.
+
+torch and what needs it are imported inside functions, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from captum_excon._console import complain, one_line_errors
+from captum_excon._images import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.explanations.config import Config
+    from benchmarks.explanations.plan import Plan
+    from benchmarks.explanations.stage import Outcome, Talk
+    from captum_excon._models import Model
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Compares explanation methods on images and a model, in four stages that can be "
+    "interrupted and repeated: plan, explain, score, report.",
+    epilog="""\b
+Exit status: 0 if all went well, 1 if an explainer or metric raised an error (records say which,
+and everything else was done) or if compare finds a significant loss, 2 if the command cannot be
+done (one line on standard error says why), 130 after Ctrl-C. The same command goes on.""",
+)
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")]
+ConfigName = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="NAME or FILE",
+        help="quick, grid, boxes, paper or full, or a YAML file. By default that of the run.",
+    ),
+]
+Settings = Annotated[
+    list[str],
+    typer.Option(
+        "--set", "-s", metavar="NAME=VALUE", help="A setting on top, such as data.count=20."
+    ),
+]
+ShardText = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="R/N",
+        help="Do every N-th item from the R-th on, as one of N jobs. Under torchrun each process "
+        "does its share without it. No result depends on it.",
+    ),
+]
+Retry = Annotated[
+    bool, typer.Option("--retry", help="Try again what ended in an error, in all shards.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, no progress.")]
+Plain = Annotated[
+    bool,
+    typer.Option("--plain", help="Progress as lines, as it is where stderr is no terminal."),
+]
+Gallery = Annotated[
+    bool, typer.Option("--gallery/--no-gallery", help="Whether the report shows the images.")
+]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show errors in full.")]
+
+
+@app.command("plan")
+def plan_command(
+    folder: RunFolder,
+    config: ConfigName = None,
+    settings: Settings = [],  # noqa: B006 (typer copies it)
+    quiet: Quiet = False,
+    traceback: Traceback = False,
+) -> None:
+    """Selects the items and writes config.yaml and plan.json."""
+    with one_line_errors(traceback) as say:
+        from benchmarks.explanations.plan import make_plan
+
+        plan = make_plan(folder, _config(folder, config, settings), progress=not quiet)
+        _check(plan)
+        if not quiet:
+            say(plan.summary())
+
+
+@app.command("explain")
+def explain_command(
+    folder: RunFolder,
+    shard: ShardText = None,
+    retry: Retry = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
+    traceback: Traceback = False,
+) -> None:
+    """Explains the items and keeps the raw maps."""
+    with one_line_errors(traceback):
+        from benchmarks.explanations.explain import explain
+        from benchmarks.explanations.stage import Shard
+        from benchmarks.explanations.team import Team
+
+        part = Shard.parse(shard)
+        team = Team()
+        _forget(folder, retry, team.rank)
+        team.total(0)
+        outcome = explain(folder, part, _talk(quiet or team.rank > 0, plain))
+        _leave(team.total(_tell(outcome, quiet)))
+
+
+@app.command("score")
+def score_command(
+    folder: RunFolder,
+    shard: ShardText = None,
+    retry: Retry = False,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Print the share of time in the model's forward passes."),
+    ] = False,
+    quiet: Quiet = False,
+    plain: Plain = False,
+    traceback: Traceback = False,
+) -> None:
+    """Scores the maps by every metric."""
+    with one_line_errors(traceback) as say:
+        from benchmarks.explanations.profiling import Profile
+        from benchmarks.explanations.score import score
+        from benchmarks.explanations.stage import Shard
+        from benchmarks.explanations.team import Team
+
+        part = Shard.parse(shard)
+        team = Team()
+        _forget(folder, retry, team.rank)
+        team.total(0)
+        measured = Profile() if profile else None
+        outcome = score(folder, part, _talk(quiet or team.rank > 0, plain), profile=measured)
+        errors = _tell(outcome, quiet)
+        if measured is not None:
+            say("\n".join(measured.lines()))
+        _leave(team.total(errors))
+
+
+@app.command("report")
+def report_command(
+    folder: RunFolder,
+    gallery: Gallery = True,
+    traceback: Traceback = False,
+) -> None:
+    """Writes the report: HTML, CSV, Markdown, LaTeX and JSON."""
+    with one_line_errors(traceback) as say:
+        say(str(_report(folder, gallery)))
+
+
+@app.command("run")
+def run_command(
+    folder: RunFolder,
+    config: ConfigName = None,
+    settings: Settings = [],  # noqa: B006 (typer copies it)
+    shard: ShardText = None,
+    retry: Retry = False,
+    gallery: Gallery = True,
+    quiet: Quiet = False,
+    plain: Plain = False,
+    traceback: Traceback = False,
+) -> None:
+    """Does all stages one after the other; with --shard all but the report."""
+    with one_line_errors(traceback) as say:
+        from benchmarks.explanations.explain import explain
+        from benchmarks.explanations.model import open_model
+        from benchmarks.explanations.plan import make_plan
+        from benchmarks.explanations.score import score
+        from benchmarks.explanations.stage import Shard
+        from benchmarks.explanations.team import Team
+
+        part = Shard.parse(shard)
+        team = Team()
+        quiet = quiet or team.rank > 0
+        wanted = _config(folder, config, settings)
+        model = open_model(wanted)
+        if team.rank == 0:
+            plan = make_plan(folder, wanted, model, progress=not quiet)
+            _check(plan)
+            if not quiet:
+                say(plan.summary())
+        _forget(folder, retry, team.rank)
+        team.total(0)
+        talk = _talk(quiet, plain)
+        errors = _tell(explain(folder, part, talk, model=model), quiet)
+        errors += _tell(score(folder, part, talk, model=model), quiet)
+        errors = team.total(errors)
+        if shard is None and team.rank == 0:
+            say(str(_report(folder, gallery, model)))
+        elif shard is not None and not quiet:
+            say(f"when all shards are done: python -m benchmarks.explanations report {folder}")
+        team.total(0)
+        _leave(errors)
+
+
+@app.command("compare")
+def compare_command(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="Folder of an earlier run.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of a later run.")],
+    traceback: Traceback = False,
+) -> None:
+    """Compares two runs; exit status 1 if something is significantly worse in NEW."""
+    with one_line_errors(traceback):
+        from benchmarks.explanations.compare import compare
+
+        status = compare(old, new)
+    _leave(status)
+
+
+def _config(folder: Path, name: str | None, settings: list[str]) -> Config:
+    from benchmarks.explanations.config import load_config, parse_overrides
+
+    path: str | Path = folder / "config.yaml" if name is None else name
+    if name is None and not (folder / "config.yaml").exists():
+        raise UserError(
+            f"{folder} has no plan yet: name a configuration by --config, such as quick"
+        )
+    return load_config(path, parse_overrides(settings))
+
+
+def _check(plan: Plan) -> None:
+    """Finds wrong names and options now and not after hours."""
+    from benchmarks.explanations.explain import make_explainers
+    from benchmarks.explanations.metrics import make_metric
+
+    make_explainers(plan.config)
+    for choice in plan.config.metrics:
+        make_metric(choice)
+
+
+def _forget(folder: Path, retry: bool, rank: int) -> None:
+    from benchmarks.explanations.stage import forget_errors
+
+    if retry and rank == 0:
+        forget_errors(folder)
+
+
+def _report(folder: Path, gallery: bool, model: Model | None = None) -> Path:
+    from benchmarks.explanations.report import write_report
+
+    if not gallery:
+        return write_report(folder)
+    from benchmarks.explanations.model import open_model
+    from benchmarks.explanations.plan import open_items, read_plan
+
+    plan = read_plan(folder)
+    items = open_items(plan, model or open_model(plan.config))
+    return write_report(folder, pictures=lambda number: items[number].pixels)
+
+
+def _talk(quiet: bool, plain: bool) -> Talk:
+    if quiet:
+        return "quiet"
+    return "plain" if plain or not sys.stderr.isatty() else "bar"
+
+
+def _tell(outcome: Outcome, quiet: bool) -> int:
+    """Says how a stage ended and returns the number of errors."""
+    summary, *errors = outcome.lines()
+    if not quiet:
+        typer.echo(summary, err=True)
+    for line in errors:
+        complain("error", line)
+    return outcome.errors.total()
+
+
+def _leave(errors: int) -> None:
+    if errors:
+        raise typer.Exit(1)

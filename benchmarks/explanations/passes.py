@@ -1,0 +1,117 @@
+"""What a computation costs: forward and backward rows, seconds, and the memory at its peak."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass
+class Passes:
+    """Rows that a network was given, rows that gradients came back for, and forward seconds."""
+
+    forward_rows: int = 0
+    backward_rows: int = 0
+    seconds: float = 0.0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Passes:
+        # Copies of the network, such as pytorch-grad-cam's classes get, count here as well.
+        return self
+
+
+class CountedModel(nn.Module):
+    """A network that counts its passes in `passes`.
+
+    Args:
+        model: From (N, C, H, W) to class scores (N, classes).
+        timed: Whether to measure the seconds of forward passes too, which waits for the device.
+    """
+
+    def __init__(self, model: nn.Module, *, timed: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.passes = Passes()
+        self.timed = timed
+        self.train(model.training)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The scores of the network."""
+        began = _now(inputs.device) if self.timed else 0.0
+        output: Tensor = self.model(inputs)
+        if self.timed:
+            self.passes.seconds += _now(inputs.device) - began
+        self.passes.forward_rows += len(inputs)
+        if output.requires_grad:
+            output.register_hook(self._count_backward)
+        return output
+
+    def _count_backward(self, gradient: Tensor) -> None:
+        self.passes.backward_rows += len(gradient)
+
+
+@dataclass
+class Cost:
+    """What a computation took.
+
+    Attributes:
+        seconds: Wall-clock time.
+        forward_rows: Rows given to the network.
+        backward_rows: Rows that gradients came back for.
+        peak_mib: The most memory that was in use: torch's own on a GPU, the whole process's on
+            the CPU under Linux; None elsewhere.
+    """
+
+    seconds: float = 0.0
+    forward_rows: int = 0
+    backward_rows: int = 0
+    peak_mib: float | None = None
+
+
+@contextmanager
+def measured(model: CountedModel, device: torch.device) -> Iterator[Cost]:
+    """Yields a `Cost` that is filled in when the block ends, by an error too."""
+    cost, passes = Cost(), model.passes
+    rows = passes.forward_rows, passes.backward_rows
+    _reset_peak(device)
+    began = _now(device)
+    try:
+        yield cost
+    finally:
+        cost.seconds = _now(device) - began
+        cost.forward_rows = passes.forward_rows - rows[0]
+        cost.backward_rows = passes.backward_rows - rows[1]
+        cost.peak_mib = _peak(device)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu":
+        # Where the system has or allows no reset, the peak is that of the process so far.
+        with suppress(OSError):
+            _RESET.write_text("5")
+
+
+def _peak(device: torch.device) -> float | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type == "cpu" and _STATUS.exists():
+        found = re.search(r"^VmHWM:\s*(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+        return int(found[1]) / 1024 if found else None
+    return None
