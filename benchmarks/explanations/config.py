@@ -201,7 +201,8 @@ class Config:
         layer: The layer of every method that takes one; None for the last that
             `captum_excon.select_layers` finds.
         seed: Of explainers and metrics; the data have their own.
-        batch_size: Rows in a forward pass.
+        batch_size: Rows in a forward pass; None to find them from the image's size. No value
+            depends on it, but for rounding.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
 
     Example:
@@ -221,7 +222,7 @@ class Config:
     metrics: tuple[Choice, ...]
     layer: str | None = None
     seed: int = 0
-    batch_size: int = 32
+    batch_size: int | None = None
     device: str = "cpu"
 
     @classmethod
@@ -246,7 +247,7 @@ class Config:
                 except TypeError as error:
                     raise UserError(one_line(error)) from error
         config = cls(**values)
-        if config.batch_size < 1:
+        if config.batch_size is not None and config.batch_size < 1:
             raise UserError(f"batch_size must be at least 1, but found {config.batch_size}")
         if isinstance(config.data, GridData) and config.protocol.target != "label":
             raise UserError(
