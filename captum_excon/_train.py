@@ -242,6 +242,8 @@ def train(
         if resume and overwrite:
             raise UserError("--resume goes on with a run and --overwrite deletes it: choose one")
         runner = training_module("runner")
+        # Each process of a distributed run runs this command.
+        say = runner.rank_zero_only(say)
         flags = {name: value for name, value in given.items() if value is not None}
         flags |= _assignments(settings)
         if resume and out is not None and config is None and (out / runner.CONFIG).exists():
@@ -255,7 +257,8 @@ def train(
             )
         except KeyboardInterrupt:
             if not quiet:
-                typer.echo(f"captum-excon: stopped; go on by: train --resume --out {out}", err=True)
+                hint = f"captum-excon: stopped; go on by: train --resume --out {out}"
+                runner.rank_zero_only(typer.echo)(hint, err=True)
             raise
         if as_json:
             say(json.dumps(summary, indent=2))

@@ -46,7 +46,8 @@ def calm() -> Iterator[None]:
 def as_user_errors() -> Iterator[None]:
     """Makes UserErrors of what a user can mend, and of Lightning's exit a KeyboardInterrupt again.
 
-    Lightning leaves Ctrl-C switched off, too; it works again afterwards.
+    Lightning leaves Ctrl-C switched off, too; it works again afterwards. After SIGTERM the exit
+    status is 143, as is the custom.
 
     Raises:
         UserError: The disk is full, the loss is not finite, or the explainer has failed.
@@ -58,6 +59,8 @@ def as_user_errors() -> Iterator[None]:
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error
+        if error.code is None:  # after SIGTERM; without a status it would pass for success
+            raise SystemExit(128 + signal.SIGTERM) from error
         raise
     except (FloatingPointError, ExplainerError) as error:
         raise UserError(one_line(error)) from error

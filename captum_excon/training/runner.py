@@ -42,7 +42,7 @@ from captum_excon.training.config import TrainConfig
 from captum_excon.training.data import ExplanationDataModule
 from captum_excon.training.modules import EDDAModule, ExConModule, build_module, load_module
 
-__all__ = ["CONFIG", "SUMMARY", "TrainConfig", "load_run", "train"]
+__all__ = ["CONFIG", "SUMMARY", "TrainConfig", "load_run", "rank_zero_only", "train"]
 
 
 def train(

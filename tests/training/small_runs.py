@@ -95,15 +95,17 @@ def _child(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     function(*arguments)
 
 
-def killing(call: Callable[..., Any], at: int) -> Callable[..., Any]:
-    """Wraps a function so that its process is killed, as by kill -9, instead of the call `at`."""
+def killing(
+    call: Callable[..., Any], at: int, by: signal.Signals = signal.SIGKILL
+) -> Callable[..., Any]:
+    """Wraps a function so that its process is killed, as by kill -9, before the call `at`."""
     count = 0
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
         nonlocal count
         count += 1
         if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
         return call(*arguments, **options)
 
     return wrapped

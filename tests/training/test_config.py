@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from captum_excon._images import UserError
@@ -69,6 +69,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         TrainConfig.load(tmp_path / "nowhere.yaml", {})
 
 
+@settings(deadline=None)  # a disk may be slow
 @given(
     lr=st.floats(1e-9, 1e3),
     seed=st.integers(0, 2**40),

@@ -138,3 +138,17 @@ def test_a_class_with_one_image_trains(method: str, data: Path, tmp_path: Path) 
         path.unlink()
     summary = runner.train(settings(data, method, epochs=2), tmp_path / "run")
     assert summary["last"]["epoch"] == 2
+
+
+def terminated(config: TrainConfig, out: Path) -> None:
+    torch.optim.SGD.step = killing(  # type: ignore[method-assign]
+        torch.optim.SGD.step, 9, signal.SIGTERM
+    )
+    runner.train(config, out)
+
+
+def test_a_terminated_run_does_not_pass_for_a_finished_one(data: Path, tmp_path: Path) -> None:
+    config, out = settings(data, "ce"), tmp_path / "run"
+    assert in_child(terminated, config, out) == 128 + signal.SIGTERM
+    assert not (out / "summary.json").exists()
+    assert epochs_in(out / "last.ckpt") == 1
