@@ -9,6 +9,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from captum.attr import Attribution
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
@@ -305,6 +306,15 @@ class ExplainedModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps weights after a broken loss from replacing good ones."""
         self._check_loss()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores the number of the epoch before the first batches are asked for.
+
+        The learning-rate schedule asks for the loader, whose workers at once begin with the epoch
+        that the trainer knows, which Lightning restores later only.
+        """
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            self._trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clips gradients; mixed precision has unscaled them here."""

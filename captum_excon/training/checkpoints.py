@@ -13,7 +13,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.trainer.states import TrainerFn
 
 from captum_excon._images import UserError, one_line, written_whole
 from captum_excon.training.config import TrainConfig
@@ -124,17 +123,6 @@ class RunFolder(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the figures of the epochs before."""
         self.history = list(state_dict["history"])
-
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Restores the number of the epoch before the first batches are asked for.
-
-        The learning-rate schedule asks for the loader, whose workers at once begin with the epoch
-        that the trainer knows, which Lightning restores later only.
-        """
-        if trainer.state.fn == TrainerFn.FITTING:
-            trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock, and drops the figures of the epoch before, which Lightning keeps."""
