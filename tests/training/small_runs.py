@@ -92,6 +92,8 @@ def in_child(function: Callable[..., None], *arguments: Any) -> int:
 
 def _child(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    # Loader workers that are forked from this process see it die; those of a server would not.
+    multiprocessing.set_start_method("fork", force=True)
     function(*arguments)
 
 
