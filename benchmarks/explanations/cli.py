@@ -77,17 +77,29 @@ def plan_command(
     folder: RunFolder,
     config: ConfigName = None,
     settings: Settings = [],  # noqa: B006 (typer copies it)
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate/--no-estimate", help="Explain and score the first item, and tell the cost."
+        ),
+    ] = True,
     quiet: Quiet = False,
+    plain: Plain = False,
     traceback: Traceback = False,
 ) -> None:
-    """Selects the items and writes config.yaml and plan.json."""
+    """Selects the items, writes config.yaml and plan.json, and tells what all of it will cost."""
     with one_line_errors(traceback) as say:
+        from benchmarks.explanations.cost import estimate_cost
+        from benchmarks.explanations.model import open_model
         from benchmarks.explanations.plan import make_plan
 
-        plan = make_plan(folder, _config(folder, config, settings), progress=not quiet)
+        wanted = _config(folder, config, settings)
+        model = open_model(wanted)
+        plan = make_plan(folder, wanted, model, progress=not quiet)
         _check(plan)
-        if not quiet:
-            say(plan.summary())
+        say(plan.summary())
+        if estimate:
+            say(estimate_cost(plan, _talk(quiet, plain), model=model))
 
 
 @app.command("explain")

@@ -114,8 +114,9 @@ def make_setting(config: Config, model: Model, items: Items) -> Setting:
 
 
 def case_of(item: Item) -> Case:
-    """An item as explainers take it."""
-    return Case(item.number, item.image[None], item.target, item.mask)
+    """An item as explainers and metrics take it."""
+    # Pictures come with channels last in memory, whose kernels round otherwise: one layout for all.
+    return Case(item.number, item.image[None].contiguous(), item.target, item.mask)
 
 
 def map_path(folder: Path, label: str, number: int) -> Path:

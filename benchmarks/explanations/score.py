@@ -16,7 +16,8 @@ from captum.attr import LayerAttribution
 from torch import Tensor
 
 from benchmarks.explanations.config import Choice, Config
-from benchmarks.explanations.explain import read_map, record_key
+from benchmarks.explanations.explain import case_of, read_map, record_key
+from benchmarks.explanations.explainers import Case
 from benchmarks.explanations.metrics import Maps, Metric, make_metric
 from benchmarks.explanations.model import open_model
 from benchmarks.explanations.passes import CountedModel, measured
@@ -96,15 +97,15 @@ def score(
             if not tasks:
                 continue
             with profile.part("reading items and maps", counted):
-                item = items[number]
-                common = common_fields(plan, item.planned)
+                common = common_fields(plan, plan.items[number])
                 labels = list(dict.fromkeys(task.label for task in tasks))
+                case = case_of(items[number])
                 maps = Maps(
                     counted,
-                    item.image[None],
-                    item.target,
-                    item.mask,
-                    _read_maps(plan, labels, number, item.image),
+                    case.image,
+                    case.target,
+                    case.mask,
+                    _read_maps(plan, labels, case),
                     model.black(),
                     plan.config.seed,
                     plan.config.batch_size,
@@ -177,18 +178,11 @@ def _groups(tasks: Iterable[Task]) -> list[list[Task]]:
     return list(groups.values())
 
 
-def _read_maps(plan: Plan, labels: Sequence[str], number: int, image: Tensor) -> Tensor:
+def _read_maps(plan: Plan, labels: Sequence[str], case: Case) -> Tensor:
     """The maps of one item after the post-processing, (E, 1, H, W)."""
-    return torch.stack(
-        [
-            processed(
-                read_map(plan.folder, label, number),
-                (image.shape[1], image.shape[2]),
-                plan.config.protocol.negatives,
-            )
-            for label in labels
-        ]
-    ).to(image.device)
+    size, negatives = (case.image.shape[2], case.image.shape[3]), plan.config.protocol.negatives
+    raw = [read_map(plan.folder, label, case.number) for label in labels]
+    return torch.stack([processed(m, size, negatives) for m in raw]).to(case.image.device)
 
 
 def processed(raw: Tensor, size: tuple[int, int], negatives: str) -> Tensor:
