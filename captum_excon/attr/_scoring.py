@@ -156,8 +156,8 @@ class Batch:
             ValueError: A score is NaN or infinite.
         """
         image, rows = source.image, len(self.inputs[0])
-        forward_func = _without_ddp(self.forward_func)
-        layout = _memory_format(forward_func, self.inputs[0])
+        forward_func = without_ddp(self.forward_func)
+        layout = memory_format_of(forward_func, self.inputs[0])
         dtype = torch.promote_types(self.inputs[0].dtype, torch.float32)
         scores = torch.empty(
             len(self.readouts), len(image), dtype=dtype, device=self.inputs[0].device
@@ -198,8 +198,8 @@ def progress_bar(name: str, show: bool, total: int | None = None) -> tqdm[Any]:
     return tqdm(total=total, desc=name, unit="row", disable=not show, leave=False)
 
 
-def _without_ddp(forward_func: ForwardFunc) -> ForwardFunc:
-    # Its forward would wait for the other ranks, whose numbers of masks differ.
+def without_ddp(forward_func: ForwardFunc) -> ForwardFunc:
+    """Takes off a wrapper whose forward waits for the other ranks: their numbers of rows differ."""
     if isinstance(forward_func, nn.parallel.DistributedDataParallel):
         return cast(ForwardFunc, forward_func.module)
     return forward_func
@@ -213,7 +213,7 @@ def _blend(x: Tensor, baseline: Tensor, mask: Tensor, image: Tensor) -> Tensor:
     return torch.lerp(baseline.expand_as(kept), kept, mask)
 
 
-def _memory_format(forward_func: ForwardFunc, x: Tensor) -> torch.memory_format:
+def memory_format_of(forward_func: ForwardFunc, x: Tensor) -> torch.memory_format:
     """channels_last for a model whose filters are: mixed layouts cost a copy in each layer."""
     tensors = [x, *forward_func.parameters()] if isinstance(forward_func, nn.Module) else [x]
     for tensor in tensors:

@@ -21,10 +21,10 @@ from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import (
     Readout,
     Score,
-    _memory_format,
-    _without_ddp,
     check_score,
+    memory_format_of,
     take_args,
+    without_ddp,
 )
 from captum_excon.metrics._maps import check_images
 
@@ -68,7 +68,7 @@ class Scorer:
         check_score(score)
         check_targets([target], len(images))
         check_batch_size("batch_size", batch_size)
-        self.forward_func = _without_ddp(forward_func)
+        self.forward_func = without_ddp(forward_func)
         self.images = images.detach()
         self.args = format_args(additional_forward_args)
         self.batch_size = batch_size
@@ -118,7 +118,7 @@ class Scorer:
             return
         device = self.images.device
         size = self.batch_size or default_rows(self.images)
-        layout = _memory_format(self.forward_func, self.images)
+        layout = memory_format_of(self.forward_func, self.images)
 
         def step(start: int, stop: int) -> None:
             if start >= rows:
