@@ -26,8 +26,8 @@ def estimate_cost(plan: Plan, talk: Talk = "quiet", *, model: Model | None = Non
         model: What `open_model` gives for the config, if it is there already.
 
     Returns:
-        A table of forward rows, backward rows and seconds, an explainer or metric a line, and the time
-        of all items.
+        A table of forward and backward rows and seconds, an explainer or metric a line, and the
+        time of all items.
 
     Raises:
         UserError: The model, the data, an explainer, a metric or an option is wrong.

@@ -97,7 +97,9 @@ class Item:
     @property
     def pixels(self) -> Image.Image:
         """An RGB picture of what the model sees, of the size of its input."""
-        picture: Image.Image = functional.to_pil_image(self.view)
+        # The PIL conversion itself cuts fractions off: 72.99999 would become 72.
+        eight_bits = functional.to_dtype(self.view, torch.uint8, scale=True)
+        picture: Image.Image = functional.to_pil_image(eight_bits)
         return picture.convert("RGB")
 
 

@@ -38,7 +38,7 @@ def select_items(
         for planned in _suitable(config, views, model, skipped):
             found.append(planned)
             bar.update()
-            if len(found) == config.data.count:
+            if _enough(config, found):
                 break
     if not found:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
