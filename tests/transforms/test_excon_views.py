@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam
+from explained_toys import Brightest, NoSynchronisation, Unsteady, first_channel, left_as_it_was
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from toys import CountedRows, images
-from training_toys import Brightest, NoSynchronisation, Unsteady, first_channel, left_as_it_was
 
 from captum_excon.transforms import EDDA, ExConViews
 

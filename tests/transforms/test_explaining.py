@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from explained_toys import Unsteady, left_as_it_was, training_state
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from toys import ConvNet, images
-from training_toys import Unsteady, left_as_it_was, training_state
 
 from captum_excon import AdaptiveHybridCAM, IntegratedGradCAM
 from captum_excon.transforms._explain import explain, undisturbed
