@@ -77,10 +77,6 @@ def load_module(checkpoint: str | os.PathLike[str], **overrides: Any) -> Explain
 
     Raises:
         ValueError: The checkpoint is of another module.
-
-    Example:
-        >>> load_module("runs/excon/best.ckpt")(images).shape  # doctest: +SKIP
-        torch.Size([8, 100])
     """
     loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
     settings = loaded.get(L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
