@@ -5,7 +5,9 @@ torch and what needs it are imported inside functions, so that ``--help`` answer
 
 from __future__ import annotations
 
+import io
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -220,11 +222,13 @@ def compare_command(
     traceback: Traceback = False,
 ) -> None:
     """Compares two runs; exit status 1 if something is significantly worse in NEW."""
-    with one_line_errors(traceback):
+    with one_line_errors(traceback) as say:
         from benchmarks.explanations.compare import compare
 
-        status = compare(old, new)
-    _leave(status)
+        with redirect_stdout(io.StringIO()) as text:
+            status = compare(old, new)
+        say(text.getvalue().rstrip())
+        _leave(status)
 
 
 def _config(folder: Path, name: str | None, settings: list[str]) -> Config:

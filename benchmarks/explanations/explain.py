@@ -172,8 +172,7 @@ def _explained(plan: Plan, explainer: Explainer, case: Case, setting: Setting) -
         except Exception as error:
             found = failure(error)
     if found["status"] == "ok":
-        with written_whole(map_path(plan.folder, label, case.number)) as path, path.open("wb") as f:
-            np.save(f, saliency.numpy(), allow_pickle=False)
+        _write_map(map_path(plan.folder, label, case.number), saliency)
     return {
         **found,
         "control": explainer.control,
@@ -184,3 +183,10 @@ def _explained(plan: Plan, explainer: Explainer, case: Case, setting: Setting) -
         "backward_rows": cost.backward_rows,
         "peak_mib": cost.peak_mib,
     }
+
+
+def _write_map(path: Path, saliency: Tensor) -> None:
+    for leftover in path.parent.glob(f".{path.stem}-*"):  # of a process that was killed
+        leftover.unlink(missing_ok=True)
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        np.save(file, saliency.numpy(), allow_pickle=False)

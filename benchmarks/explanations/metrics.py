@@ -19,6 +19,7 @@ from benchmarks.explanations.config import Choice
 from benchmarks.explanations.quantus_metrics import QuantusMetric
 from captum_excon import metrics as m
 from captum_excon._images import UserError, close_names
+from captum_excon.metrics._perturbation import STEPS, Order
 from captum_excon.metrics.remove_and_debias import TENTHS
 
 Direction = Literal["higher", "lower"]
@@ -194,20 +195,19 @@ def _average(maps: Maps, **options: Any) -> dict[str, Scores]:
 
 
 def _removal(
-    name: str, order: Literal["morf", "lerf"], fill: str | float, maps: Maps, **options: Any
+    name: str, order: Order, papers_fill: str | float, maps: Maps, **options: Any
 ) -> dict[str, Scores]:
-    steps = options.pop("steps", 28)
+    steps = options.pop("steps", STEPS)
+    options = {"fill": papers_fill, **options}
     found = m.perturbation_curve(
-        *_given(maps), order=order, fractions=steps, **_common(maps, {"fill": fill, **options})
+        *_given(maps), order=order, fractions=steps, **_common(maps, options)
     )
     # Insertion's curve is that of removing the least relevant pixels, read from right to left.
     curve = found.scores.flip(1) if order == "lerf" else found.scores
-    return {name: Scores(found.area, curve, found.fractions.tolist(), 1 + curve.shape[1])}
+    return {name: Scores(found.area, curve, found.fractions.tolist(), curve.shape[1])}
 
 
-def _road(
-    name: str, order: Literal["morf", "lerf"], maps: Maps, **options: Any
-) -> dict[str, Scores]:
+def _road(name: str, order: Order, maps: Maps, **options: Any) -> dict[str, Scores]:
     fractions = options.pop("fractions", TENTHS)
     found = m.perturbation_curve(
         *_given(maps),
@@ -219,7 +219,7 @@ def _road(
     return {name: Scores(values, found.scores, found.fractions.tolist(), 1 + found.scores.shape[1])}
 
 
-def _abpc(maps: Maps, steps: int = 28, **options: Any) -> dict[str, Scores]:
+def _abpc(maps: Maps, steps: int = STEPS, **options: Any) -> dict[str, Scores]:
     areas = m.abpc(*_given(maps), steps=steps, **_common(maps, options))
     return {"abpc": Scores(areas, rows=1 + 2 * (steps - 1))}
 

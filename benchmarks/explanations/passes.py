@@ -52,7 +52,7 @@ class CountedModel(nn.Module):
             self.passes.seconds += _now(inputs.device) - began
         self.passes.forward_rows += len(inputs)
         if output.requires_grad:
-            output.register_hook(self._count_backward)
+            output.register_hook(self._count_backward)  # type: ignore[no-untyped-call]
         return output
 
     def _count_backward(self, gradient: Tensor) -> None:

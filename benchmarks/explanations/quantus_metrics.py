@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -99,7 +99,7 @@ class QuantusMetric:
         return float(torch.as_tensor(np.asarray(found, dtype=float)).reshape(()))
 
 
-def _class(name: str) -> Callable[..., Any]:
+def _class(name: str) -> Any:
     full = f"quantus.{name}"
     if name in _OTHER_RESULT:
         raise UserError(f"{full} {_OTHER_RESULT[name]}")
