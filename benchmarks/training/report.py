@@ -64,7 +64,8 @@ def compared(runs: Iterable[Run]) -> dict[str, Any]:
         ``checkpoints``: for ``best`` (and ``last``) under ``arms`` for each method and figure
         ``values`` by seed, ``n``, ``mean``, ``sd``; under ``paired`` a list with ``arm``,
         ``against``, ``figure``, ``higher_is_better``, the ``differences`` by seed, ``n``,
-        ``mean``, ``sd``, ``low`` and ``high``. ``runs``: all that was measured.
+        ``mean``, ``sd``, ``low`` and ``high``. ``runs``: all that was measured; where
+        and with what, which is the same for all, is left out.
     """
     runs = list(runs)
     checkpoints = {}
@@ -87,10 +88,17 @@ def compared(runs: Iterable[Run]) -> dict[str, Any]:
     return {
         "checkpoints": checkpoints,
         "runs": {
-            f"{r.method}-{r.seed}": {"training": r.training, "evaluation": r.evaluation}
+            f"{r.method}-{r.seed}": {
+                "training": _measured(r.training),
+                "evaluation": _measured(r.evaluation),
+            }
             for r in runs
         },
     }
+
+
+def _measured(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in found.items() if k not in ("command", "versions", "hardware")}
 
 
 def pairs(methods: list[str]) -> list[tuple[str, str]]:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +17,7 @@ from tqdm import tqdm
 
 from captum_excon._images import UserError, check_writable, one_line, written_whole
 from captum_excon.training import plots
+from captum_excon.training._circumstances import command_line, versions
 from captum_excon.training.checkpoints import BEST, LAST
 from captum_excon.training.config import TrainConfig
 from captum_excon.training.corrupted import SEVERITIES, corruptions, open_corrupted
@@ -109,7 +107,7 @@ def evaluate_run(
             **found,
             "seconds": time.perf_counter() - began,
         }
-    report = {"checkpoints": results, "command": shlex.join(sys.argv), **_circumstances(where)}
+    report = {"checkpoints": results, "command": command_line(), **_circumstances(where)}
     _write(out, report)
     return report
 
@@ -184,10 +182,7 @@ def _circumstances(device: torch.device) -> dict[str, Any]:
     packages = ("captum-excon", "torch", "torchvision", "captum", "torchmetrics")
     cuda = device.type == "cuda"
     return {
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
+        "versions": versions(packages),
         "hardware": {
             "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
             "system": platform.platform(),

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import inspect
 import platform
-import shlex
-import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -18,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from captum_excon.training._circumstances import command_line, versions
 from captum_excon.training._folder import (
     CONFIG,
     SUMMARY,
@@ -209,11 +207,8 @@ def _circumstances(trainer: L.Trainer) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     packages = ("captum-excon", "torch", "torchvision", "captum", "lightning")
     return {
-        "command": shlex.join(sys.argv),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: version(package) for package in packages},
-        },
+        "command": command_line(),
+        "versions": versions(packages),
         "hardware": {
             "machine": platform.machine(),
             "system": platform.platform(),
