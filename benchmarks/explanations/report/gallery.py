@@ -1,0 +1,155 @@
+"""Pictures of maps: each method's best, median and worst image, and the same few images for all."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from benchmarks.explanations.report import names
+from benchmarks.explanations.report.load import Run
+from captum_excon.visualization import overlay
+
+Pictures = Callable[[int], Image.Image]
+
+# The first that the run has decides what is best and worst.
+RANKED_BY = ("ebpg", "bbox", "miou", "abpc", "insertion", "deletion")
+BESIDE = (names.TRUTH, names.OTHER_IMAGE, "sobel", names.RANDOM)
+RANDOM_IMAGES = 3
+SIDE = 112
+_QUALITY = 62
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture, or the reason why there is none."""
+
+    label: str
+    alt: str
+    source: str | None
+    control: bool = False
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One image: the photograph and maps of it."""
+
+    title: str
+    tiles: list[Tile]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All pictures of a report.
+
+    Attributes:
+        metric: What best and worst refer to.
+        random: Randomly chosen images, each with the maps of all explainers.
+        methods: For each method its best, median and worst image, beside controls.
+    """
+
+    metric: str
+    random: list[Strip]
+    methods: dict[str, list[Strip]]
+
+
+def build(run: Run, pictures: Pictures, *, seed: int = 0) -> Gallery:
+    """Chooses the images, and draws.
+
+    Args:
+        run: The run.
+        pictures: From an item's number to its RGB picture as the model saw it.
+        seed: Chooses the random images.
+    """
+    valued = run.scores[run.scores["value"].notna()]
+    metrics = sorted((run.scores if valued.empty else valued)["metric"].unique(), key=names.order)
+    metric = next((m for m in RANKED_BY if m in metrics), metrics[0])
+    scores = run.scores[run.scores["metric"] == metric]
+    explainers = sorted(run.scores["explainer"].unique(), key=lambda n: (n in run.controls, n))
+    artist = _Artist(run, pictures)
+    items = np.array(sorted(run.scores["item"].unique()))
+    chosen = np.random.default_rng(seed).permutation(items)[:RANDOM_IMAGES]
+    return Gallery(
+        names.heading(metric),
+        [artist.strip("", int(item), explainers) for item in sorted(chosen)],
+        {
+            name: _extremes(artist, metric, scores[scores["explainer"] == name], explainers)
+            for name in explainers
+            if name not in run.controls
+        },
+    )
+
+
+def _extremes(
+    artist: _Artist, metric: str, scores: pd.DataFrame, explainers: list[str]
+) -> list[Strip]:
+    name = str(scores["explainer"].iloc[0]) if len(scores) else ""
+    values = scores.groupby("item")["value"].mean().dropna()
+    if values.empty:
+        return []
+    up = scores["direction"].iloc[0] == "higher"
+    # Stable, so that items of equal value come in the order of their numbers.
+    ranking = values.sort_values(ascending=not up, kind="stable")
+    places = {"best": 0, "median": len(ranking) // 2, "worst": len(ranking) - 1}
+    beside = [name, *_beside(name, explainers)]
+    return [
+        artist.strip(
+            f"{kind}, {names.heading(metric)} {ranking.iloc[place]:.3f}",
+            int(ranking.index[place]),
+            beside,
+        )
+        for kind, place in places.items()
+    ]
+
+
+def _beside(method: str, explainers: list[str]) -> list[str]:
+    chosen = []
+    for control in BESIDE:
+        options = (f"{control}:{method}", control)
+        chosen += [name for name in options if name in explainers][:1]
+    return chosen
+
+
+class _Artist:
+    """Draws strips; the photographs and the classes come from the run."""
+
+    def __init__(self, run: Run, pictures: Pictures) -> None:
+        self._run = run
+        self._pictures = pictures
+        self._classes = run.scores.groupby("item")["class_name"].first().to_dict()
+
+    def strip(self, kind: str, item: int, explainers: list[str]) -> Strip:
+        """The photograph and the maps of some explainers."""
+        picture = self._pictures(item).convert("RGB")
+        picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        label = self._classes.get(item)
+        alt = f"item {item}" + (f", {label}" if label is not None else "")
+        title = f"{kind}; {alt}" if kind else alt
+        tiles = [Tile("image", alt, _data_uri(picture))]
+        tiles += [self._tile(picture, name, item, alt) for name in explainers]
+        return Strip(title, tiles)
+
+    def _tile(self, picture: Image.Image, name: str, item: int, alt: str) -> Tile:
+        path = self._run.maps(name, item)
+        control = name in self._run.controls
+        if not path.exists():
+            return Tile(name, "no map", None, control)
+        saliency = torch.from_numpy(np.load(path, allow_pickle=False)).float()
+        if not bool(saliency.isfinite().all()):
+            return Tile(name, "NaN or infinite", None, control)
+        pixels = torch.from_numpy(np.array(picture)).movedim(-1, 0)
+        drawn = overlay(pixels, saliency.reshape(1, *saliency.shape[-2:]))
+        image = Image.fromarray(drawn.movedim(0, -1).numpy())
+        return Tile(name, f"map of {name} on {alt}", _data_uri(image), control)
+
+
+def _data_uri(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,0 +1,102 @@
+"""What metrics and explainers are called, and in which table they stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TRUTH = "ground-truth"
+OTHER_IMAGE = "other-image"
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Metrics that stand in one table.
+
+    Attributes:
+        title: Of the table.
+        metrics: For each metric's name its heading and its definition in a few words.
+    """
+
+    title: str
+    metrics: dict[str, tuple[str, str]]
+
+
+FAMILIES = (
+    Family(
+        "Localization",
+        {
+            "ebpg": ("EBPG", "share of the map's positive mass inside the annotated region"),
+            "bbox": ("Bbox", "share of the n strongest pixels inside the region of n pixels"),
+            "miou": ("mIoU", "overlap of the strongest pixels with the region, IoU"),
+            "pointing-game": ("Pointing game", "whether the strongest pixel is near the region"),
+        },
+    ),
+    Family(
+        "Drop and Increase",
+        {
+            "drop": ("Drop", "share of the probability lost when only the top pixels are kept"),
+            "increase": ("Increase", "how often the probability grows when only they are kept"),
+            "average-drop": ("Average Drop", "the same loss under the soft map as mask"),
+            "average-increase": ("Average Increase", "the same growth under the soft map as mask"),
+        },
+    ),
+    Family(
+        "Removing and adding pixels",
+        {
+            "insertion": ("Insertion", "area under the score as the strongest pixels appear"),
+            "deletion": ("Deletion", "area under the score as the strongest pixels go"),
+            "road-morf": ("ROAD, most relevant first", "score after noisy linear imputation"),
+            "road-lerf": ("ROAD, least relevant first", "score after noisy linear imputation"),
+            "abpc": ("ABPC", "area between the least- and the most-relevant-first curves"),
+        },
+    ),
+)
+OTHER = Family("Other metrics", {})
+
+
+def family(metric: str) -> Family:
+    """The table that a metric stands in."""
+    return _known(metric)[0]
+
+
+def heading(metric: str) -> str:
+    """What a metric is called at the head of a column.
+
+    Example:
+        >>> heading("deletion:blur"), heading("quantus:Sparseness"), heading("mine")
+        ('Deletion, blur', 'Sparseness (Quantus)', 'mine')
+    """
+    found, name = _known(metric)
+    if name is not None:
+        variant = metric[len(name) :].strip(":@-[]( )")
+        return found.metrics[name][0] + (f", {variant}" if variant else "")
+    library, colon, rest = metric.partition(":")
+    return f"{rest} (Quantus)" if colon and library == "quantus" else metric
+
+
+def definition(metric: str) -> str | None:
+    """A metric in a few words, where there is one."""
+    found, name = _known(metric)
+    return None if name is None else found.metrics[name][1]
+
+
+def order(metric: str) -> tuple[int, int, str]:
+    """Sorts metrics as the families list them."""
+    found, name = _known(metric)
+    place = FAMILIES.index(found) if found in FAMILIES else len(FAMILIES)
+    return place, list(found.metrics).index(name) if name else 0, metric
+
+
+def is_truth(explainer: str) -> bool:
+    """Whether an explainer is the annotation itself, which nothing should beat."""
+    return explainer == TRUTH
+
+
+def _known(metric: str) -> tuple[Family, str | None]:
+    for candidate in FAMILIES:
+        for name in sorted(candidate.metrics, key=len, reverse=True):
+            rest = metric[len(name) :]
+            if metric.startswith(name) and not rest[:1].isalnum():
+                return candidate, name
+    return OTHER, None

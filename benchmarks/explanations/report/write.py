@@ -1,0 +1,65 @@
+"""Writes a report: the page, and the same figures for other programs."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from benchmarks.explanations.report import exports, layout, page
+from benchmarks.explanations.report.gallery import Pictures, build
+from benchmarks.explanations.report.load import Run, load_run
+from benchmarks.explanations.report.tables import Analysis, analyse
+from captum_excon._images import UserError, check_writable, one_line, written_whole
+
+
+def write_report(run_folder: Path, *, pictures: Pictures | None = None) -> Path:
+    """Writes ``run_folder/report``: ``index.html``, CSV, JSON, Markdown and LaTeX.
+
+    The report is a function of the run's records, maps and plan alone: written again, it is the
+    same to the byte. Other pictures than the maps come from the caller.
+
+    Args:
+        run_folder: A run with scores, complete or not.
+        pictures: From an item's number to its RGB picture as the model saw it, for the gallery;
+            None for a report without any picture of the data.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: The run has no scores, mixes several benchmarks, or cannot be written to.
+    """
+    run = load_run(run_folder)
+    try:
+        found = analyse(run)
+        tables = _tables(run, found)
+        gallery = None if pictures is None else build(run, pictures)
+        html = page.render(run, found, tables, gallery)
+    except ValueError as error:
+        raise UserError(f"{run_folder}: {one_line(error)}") from error
+    texts = {
+        "index.html": html,
+        "report.json": exports.as_json(run, found),
+        "tables.md": exports.as_markdown(page.title(run), tables),
+        "tables.tex": exports.as_latex(tables),
+    }
+    for name, frame in exports.frames(found).items():
+        file = io.StringIO()
+        frame.to_csv(file, index=False, lineterminator="\n")
+        texts[f"{name}.csv"] = file.getvalue()
+    folder = run_folder / "report"
+    check_writable(folder)
+    for name, text in texts.items():
+        with written_whole(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return folder / "index.html"
+
+
+def _tables(run: Run, found: Analysis) -> list[layout.Table]:
+    optional = (
+        layout.class_table(found),
+        layout.cost_table(found),
+        layout.seed_table(found),
+        layout.failure_table(found),
+    )
+    return [*layout.quality_tables(run, found), *(table for table in optional if table)]
