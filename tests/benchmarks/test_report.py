@@ -11,6 +11,7 @@ from report_runs import METRICS, QUALITY, explained, record, replaced, scores, w
 from benchmarks.explanations.report import write_report
 from benchmarks.explanations.report.layout import failure_table, quality_tables, text_of
 from benchmarks.explanations.report.load import load_run
+from benchmarks.explanations.report.svg import HEIGHT, Line, Point, scatter
 from benchmarks.explanations.report.tables import analyse
 from captum_excon._images import UserError
 
@@ -291,3 +292,19 @@ def test_what_is_no_run_is_refused_with_the_next_step(tmp_path):
         run = write_run(tmp_path / message.split()[0], found)
         with pytest.raises(UserError, match=message):
             write_report(run)
+
+
+def test_no_label_in_the_plot_of_quality_and_time_covers_another():
+    names = [f"explainer-number-{i}" for i in range(8)]
+    points = [Point(n, 1 + 0.01 * i, 0.5 + 0.001 * i, 0.4, 0.6) for i, n in enumerate(names)]
+    levels = [Line(f"control-{i}", 0.01 * i) for i in range(6)]
+    drawn = scatter(points, levels, "quality")
+    labels = re.findall(r'<text class="start[^"]*" x="([\d.]+)" y="([\d.]+)">([ec][^<]+)', drawn)
+    assert len(labels) == 14
+    # A line is 13 high, and 7 a letter is what is reckoned with.
+    boxes = [(float(x), float(y), float(x) + 7 * len(text)) for x, y, text in labels]
+    for i, (left, y, right) in enumerate(boxes):
+        assert y < HEIGHT
+        for other_left, other_y, other_right in boxes[:i]:
+            apart = abs(y - other_y) > 12.8 or right <= other_left or other_right <= left
+            assert apart

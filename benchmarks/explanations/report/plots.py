@@ -59,7 +59,10 @@ def _curves(key: str, metric: str, scores: pd.DataFrame, controls: frozenset[str
         by_image = curves.groupby(level=0).mean()
         means[str(name)] = by_image.mean().to_numpy()
         errors[str(name)] = 1.96 * by_image.sem().to_numpy()
-    frame = svg.panel_frame(list(means.values()), xs)
+    bands = [
+        means[name] + sign * np.nan_to_num(errors[name]) for name in means for sign in (-1, 0, 1)
+    ]
+    frame = svg.panel_frame(bands, xs)
     ordered = sorted(means, key=lambda name: (name in controls, name))
     return Curves(
         key,

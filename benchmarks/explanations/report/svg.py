@@ -62,7 +62,7 @@ class _Frame:
 
 
 def panel_frame(ys: Sequence[Values], xs: Values) -> _Frame:
-    """The box of a small panel, which all panels of one metric share."""
+    """The box of a small panel, which all panels of one metric share, with room for all ``ys``."""
     low = min(float(np.nanmin(y)) for y in ys)
     high = max(float(np.nanmax(y)) for y in ys)
     pad = 0.05 * (high - low) or 0.5
@@ -197,7 +197,7 @@ class _Box(NamedTuple):
 
 def _free(taken: Sequence[_Box], frame: _Frame, x: float, y: float, width: float) -> _Box:
     """The place for a label nearest to its point where it covers no point and no other label."""
-    sides = [left for left in (x + 7, x - 7 - width) if left > 0 and left + width < WIDTH]
+    sides = [left for left in (x + 7, x - 7 - width) if left > 0 and left + width < frame.right]
     sides = sides or [x + 7]
     offsets = sorted(range(-240, 241, 3), key=abs)
     options = [_Box(s, s + width, y + o - 6.5, y + o + 6.5) for o in offsets for s in sides]
@@ -211,6 +211,11 @@ def _spread(places: list[float]) -> list[float]:
     order = sorted(range(len(places)), key=lambda i: places[i])
     for before, after in pairwise(order):
         spread[after] = max(spread[after], spread[before] + 13)
+    # Those that left the picture at the bottom move up again, and the others make room.
+    limit = HEIGHT - 6.0
+    for i in reversed(order):
+        spread[i] = min(spread[i], limit)
+        limit = spread[i] - 13
     return spread
 
 
