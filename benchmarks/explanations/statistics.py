@@ -7,6 +7,7 @@ the p values of a family of pairs are corrected by Holm's or by the Benjamini-Ho
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -76,7 +77,9 @@ def mean_interval(values: Values, *, seed: int = 0, confidence: float = 0.95) ->
         return Interval(mean, mean, mean, len(finite))
     ends = None
     for method in ("BCa", "percentile"):
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            # Differences that are constant up to rounding have no BCa interval: hence the second.
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
             ends = stats.bootstrap(
                 (finite,),
                 np.mean,

@@ -30,6 +30,12 @@ def test_no_values_one_value_and_equal_values_have_no_spread_to_estimate():
     assert (equal.low, equal.high) == (0.25, 0.25)
 
 
+def test_values_that_are_constant_up_to_rounding_give_an_interval_and_no_warning():
+    found = mean_interval(np.array([0.1 + 0.2, 0.3, 0.3, 0.3]))
+    assert found.low == pytest.approx(0.3)
+    assert found.high == pytest.approx(0.3)
+
+
 def test_the_permutation_test_is_exact_for_few_images():
     # All five differences are positive: of 2**5 sign patterns two are as extreme.
     assert paired_p(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 32)
