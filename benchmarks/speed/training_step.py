@@ -47,6 +47,9 @@ def steps(
         with torch.no_grad():
             labels[::2] = classifier.eval()(standard).argmax(1)[::2]
     classifier.train()
+    for part in encoder.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.momentum = 0.0  # or the number of backgrounds would change from step to step
     views = ExConViews(classifier, LayerGradCam(classifier, layer), background=exconb)
     loss = ExConLoss(background="negatives" if exconb else "exclude")
     rows = len(views(standard, random1, random2, labels).views)
