@@ -19,7 +19,8 @@ from captum_excon._images import UserError
 if TYPE_CHECKING:
     from benchmarks.explanations.config import Config
     from benchmarks.explanations.plan import Plan
-    from benchmarks.explanations.stage import Outcome, Talk
+    from benchmarks.explanations.progress import Talk
+    from benchmarks.explanations.stage import Outcome
     from captum_excon._models import Model
 
 app = typer.Typer(

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from benchmarks.explanations.explain import explain
 from benchmarks.explanations.passes import Cost
 from benchmarks.explanations.plan import Plan
+from benchmarks.explanations.progress import Talk
 from benchmarks.explanations.records import Record, read_records
 from benchmarks.explanations.score import score
-from benchmarks.explanations.stage import Shard, Talk
+from benchmarks.explanations.stage import Shard
 from captum_excon._models import Model
 
 

@@ -15,15 +15,14 @@ from benchmarks.explanations.explainers import Case, Explainer, Setting
 from benchmarks.explanations.model import open_model
 from benchmarks.explanations.passes import CountedModel, measured
 from benchmarks.explanations.plan import Plan, open_items, read_plan
+from benchmarks.explanations.progress import Talk, progress
 from benchmarks.explanations.records import Record
 from benchmarks.explanations.stage import (
     Outcome,
     Records,
     Shard,
-    Talk,
     common_fields,
     failure,
-    progress,
 )
 from captum_excon._explain import choose_layers
 from captum_excon._images import written_whole

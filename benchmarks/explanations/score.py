@@ -23,15 +23,14 @@ from benchmarks.explanations.model import open_model
 from benchmarks.explanations.passes import CountedModel, measured
 from benchmarks.explanations.plan import Plan, open_items, read_plan
 from benchmarks.explanations.profiling import Profile
+from benchmarks.explanations.progress import Talk, progress
 from benchmarks.explanations.records import Record, key
 from benchmarks.explanations.stage import (
     Outcome,
     Records,
     Shard,
-    Talk,
     common_fields,
     failure,
-    progress,
     read_stage,
 )
 from captum_excon._images import UserError

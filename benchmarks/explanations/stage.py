@@ -1,4 +1,4 @@
-"""What the stages share: a part of the items, records in chunks, progress, and what went wrong."""
+"""What the stages share: a part of the items, records in chunks, and what went wrong."""
 
 from __future__ import annotations
 
@@ -6,29 +6,22 @@ import fcntl
 import os
 import platform
 import re
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TextIO
-
-from tqdm import tqdm
+from typing import Any, TextIO
 
 from benchmarks.explanations.data import PlannedItem
 from benchmarks.explanations.plan import Plan
 from benchmarks.explanations.records import Record, RecordWriter, key, read_records
 from captum_excon._images import UserError, one_line
 
-Talk = Literal["bar", "plain", "quiet"]
-
 CHUNK_SECONDS = 1.0
-_PLAIN_SECONDS = 10.0
 _PACKAGES = ("captum-excon", "torch", "torchvision", "captum", "grad-cam", "quantus", "numpy")
 
 
@@ -96,7 +89,7 @@ class Outcome:
         """What to tell the user."""
         lines = [f"{self.stage}: {self.done} records, {self.skipped} were there"]
         for (explainer, metric, what), count in sorted(self.errors.items()):
-            lines.append(f"error: {explainer}, {metric}: {count} times: {what}")
+            lines.append(f"{explainer}, {metric}: {count} times: {what}")
         return lines
 
 
@@ -219,38 +212,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-@contextmanager
-def progress(stage: str, total: int, unit: str, talk: Talk) -> Iterator[tqdm[Any]]:
-    """A bar with rate and time left; in plain mode a line every ten seconds."""
-    lines = talk == "plain"
-    with tqdm(
-        desc=stage,
-        total=total,
-        unit=unit,
-        disable=talk == "quiet",
-        file=_Lines(sys.stderr) if lines else sys.stderr,
-        mininterval=_PLAIN_SECONDS if lines else 0.1,
-        ascii=lines,
-        delay=_PLAIN_SECONDS if lines else 0,
-        bar_format="{desc}: {n_fmt}/{total_fmt} {rate_fmt}, {remaining} left" if lines else None,
-    ) as bar:
-        yield bar
-
-
-class _Lines:
-    """Turns a bar that is drawn over itself into lines, for log files."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        if line := text.strip("\r\n "):
-            self._stream.write(f"{line}\n")
-
-    def flush(self) -> None:
-        self._stream.flush()
 
 
 def failure(error: BaseException) -> dict[str, str]:
