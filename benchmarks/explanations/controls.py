@@ -38,7 +38,8 @@ def blurred_random(images: Tensor, items: Sequence[int], *, seed: int = 0) -> Te
     sigma = min(images.shape[2:]) / 14
     size = 2 * round(2 * sigma) + 1
     noise = random_noise(images, items, seed=seed + 1)
-    return functional.gaussian_blur(noise, [size, size], [sigma, sigma])
+    blurred: Tensor = functional.gaussian_blur(noise, [size, size], [sigma, sigma])
+    return blurred
 
 
 def sobel(images: Tensor, items: Sequence[int]) -> Tensor:
@@ -47,7 +48,8 @@ def sobel(images: Tensor, items: Sequence[int]) -> Tensor:
     gray = torch.nn.functional.pad(gray, (1, 1, 1, 1), mode="replicate")
     horizontal = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).to(gray)
     kernels = torch.stack([horizontal, horizontal.T])[:, None]
-    return torch.nn.functional.conv2d(gray, kernels).norm(dim=1, keepdim=True)
+    gradients: Tensor = torch.nn.functional.conv2d(gray, kernels)
+    return gradients.norm(dim=1, keepdim=True)
 
 
 def centre_gaussian(images: Tensor, items: Sequence[int]) -> Tensor:
