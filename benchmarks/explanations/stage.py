@@ -20,6 +20,7 @@ from benchmarks.explanations.data import PlannedItem
 from benchmarks.explanations.plan import Plan
 from benchmarks.explanations.records import Record, RecordWriter, key, read_records
 from captum_excon._images import UserError, one_line
+from captum_excon._models import pick_device
 
 CHUNK_SECONDS = 1.0
 _PACKAGES = ("captum-excon", "torch", "torchvision", "captum", "grad-cam", "quantus", "numpy")
@@ -199,13 +200,20 @@ def common_fields(plan: Plan, item: PlannedItem) -> Record:
         "model": plan.config.model.name,
         "weights": plan.weights,
         "seed": plan.config.seed,
-        "versions": _versions(),
+        "versions": _versions(plan.config.device),
     }
 
 
 @cache
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+def _versions(device: str) -> dict[str, str]:
+    """What a value was found with: the machine, since a run may go on elsewhere, and packages."""
+    import torch
+
+    from benchmarks.speed.masking import cpu_name
+
+    where = pick_device(device)
+    machine = torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name()
+    found = {"machine": machine, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

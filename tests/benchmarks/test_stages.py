@@ -51,6 +51,7 @@ def test_records_say_what_was_measured_how_and_at_what_cost(run):
     assert drop["seconds"] > 0
     assert drop["peak_mib"] is None or drop["peak_mib"] > 0
     assert drop["versions"]["torch"]
+    assert drop["versions"]["machine"]
 
 
 def test_shards_give_together_what_one_process_gives(run, tmp_path):

@@ -52,7 +52,7 @@ class Run:
         items: How many items the plan has.
         controls: The explainers that are controls: they never asked the model.
         subject: Data set, split, model and weights.
-        versions: Of the software, by name.
+        versions: Of the software, by name, and the ``machine``.
         config: The configuration as it was written, if it is there.
     """
 
