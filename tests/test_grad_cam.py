@@ -12,6 +12,7 @@ import pytest
 import pytorch_grad_cam
 import torch
 import torch.nn.functional as F
+import torchvision
 from captum.attr import LayerGradCam, NoiseTunnel
 from captum.metrics import infidelity, sensitivity_max
 from pytorch_grad_cam import (
@@ -481,6 +482,75 @@ def test_threads_get_the_right_answers(model: nn.Module) -> None:
         assert len(maps) == 5
         for each in maps:
             torch.testing.assert_close(each, right, atol=0, rtol=0)
+
+
+class _Once(nn.Module):
+    """BareConvNet with a ReLU of its own for each call."""
+
+    def __init__(self, model: BareConvNet) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        self.last = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool2d(self.model.conv1(x).relu(), 2)
+        return self.model.head(self.last(self.model.conv2(x)).flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("name", [name for name in RAW if name != "FullGrad"])
+def test_the_last_call_of_a_module_that_is_used_twice_counts(name: str) -> None:
+    model, inputs = BareConvNet(), images(2, 1, 12, 10)
+    once = _Once(model)
+    maps = GradCamAttribution(ALL[name], model, model.relu).attribute(inputs, target=1)
+    expected = GradCamAttribution(ALL[name], once, once.last).attribute(inputs, target=1)
+    assert maps.shape == (2, 1, 6, 5)
+    torch.testing.assert_close(maps, expected, atol=0, rtol=0)
+
+
+def test_shapley_cam_behind_a_linear_head() -> None:
+    model, inputs = torchvision.models.resnet18(weights=None).eval(), torch.rand(2, 3, 64, 64)
+    maps = GradCamAttribution(ALL["ShapleyCAM"], model, "layer4").attribute(
+        inputs, target=[1, 5], output="scaled"
+    )
+    expected = direct("ShapleyCAM", model, ["layer4"], inputs, [1, 5])
+    torch.testing.assert_close(maps, torch.from_numpy(expected)[:, None].expand_as(maps))
+
+
+def test_the_last_call_is_that_which_captum_takes() -> None:
+    model, inputs = BareConvNet(inplace=False), images(2, 1, 12, 10)
+    maps = GradCamAttribution(GradCAM, model, model.relu).attribute(inputs, target=[0, 2])
+    expected = LayerGradCam(model, model.relu).attribute(inputs, target=[0, 2]).relu()
+    torch.testing.assert_close(maps.relu(), expected)
+
+
+def test_a_module_that_is_called_once_costs_no_pass_and_one_called_twice_costs_one() -> None:
+    passes = 0
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+
+    for layer, expected in (("conv1", 1), ("relu", 2)):
+        model = BareConvNet()
+        model.head.register_forward_pre_hook(count)
+        passes = 0
+        GradCamAttribution(GradCAM, model, layer).attribute(images(1, 1, 8, 8), target=1)
+        assert passes == expected
+
+
+def test_a_module_called_ever_more_often_is_an_error() -> None:
+    class Restless(BareConvNet):
+        calls = 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            type(self).calls += 1
+            for _ in range(type(self).calls):
+                x = self.relu(x)
+            return super().forward(x)
+
+    cam = GradCamAttribution(GradCAM, Restless(), "relu")
+    with pytest.raises(ValueError, match="another number of times in each pass"):
+        cam.attribute(images(1, 1, 8, 8), target=1)
 
 
 @pytest.mark.parametrize("name", sorted(ALL))

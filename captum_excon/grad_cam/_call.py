@@ -79,16 +79,15 @@ class CamCall:
         no_layers = is_subclass(
             self.cam_class, "FullGrad"
         )  # it says so in print when it is given some
-        model.start_graph_at_layers()
         cam = self.cam_class(
             model=model,
-            target_layers=[] if no_layers else model.layers,
+            target_layers=[] if no_layers else list(model.probes),
             reshape_transform=model.as_map,
             **self.options,
         )
-        model.protect_layers()
         bases = _bases(cam)
         model.differentiable = any(base.uses_gradients for base in bases)
+        model.forget = functools.partial(_forget, bases)
         if self.batch_size is not None:
             cam.batch_size = self.batch_size
         chosen: dict[str, Any] = {"targets": targets}
@@ -108,6 +107,8 @@ class CamCall:
                     target(output)
         finally:
             model.release()
+            # Its release would detach what ShapleyCAM has kept in place, which views do not allow.
+            _forget(bases)
             for base in bases:
                 base.activations_and_grads.release()
                 # These close a circle, which would keep the graph until it is collected.
@@ -175,6 +176,12 @@ def _record(base: Any, found: list[NDArray[Any]]) -> None:
         return maps
 
     base.get_cam_image = get_cam_image
+
+
+def _forget(bases: list[Any]) -> None:
+    for base in bases:
+        base.activations_and_grads.activations.clear()
+        base.activations_and_grads.gradients.clear()
 
 
 def _bases(cam: Any) -> list[Any]:

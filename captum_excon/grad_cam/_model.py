@@ -8,6 +8,7 @@ none of that reaches the user's model, whatever is raised and whichever threads 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from captum_excon.attr._capture import HookedLayer, Reshape
 from captum_excon.targets import CallableTargets
 
 HALF = (torch.float16, torch.bfloat16)
+_PASSES = 3
 
 
 class ObservedModel(nn.Module):
@@ -28,6 +30,10 @@ class ObservedModel(nn.Module):
     So nothing before the layers is kept for the backward pass, frozen weights do no harm, and an
     operation that writes in place behind a layer does not change what was seen of it.
 
+    grad-cam would take a layer's first call. It is given probes to hook instead, each of which is
+    called with what the last call of its layer returns. That a layer is called several times shows
+    only when a pass has ended: the first pass is then made again.
+
     Args:
         model: Any module without wrappers.
         layers: Layers of the model.
@@ -35,8 +41,9 @@ class ObservedModel(nn.Module):
         images: The inputs, as grad-cam will get them.
 
     Attributes:
-        layers: The copies of the layers.
+        probes: Stand for the layers.
         differentiable: To be set before the first call: whether gradients are wanted.
+        forget: To be set before the first call: drops what was recorded in a pass.
         output_dims: Dimensions of the last output.
     """
 
@@ -50,36 +57,38 @@ class ObservedModel(nn.Module):
         super().__init__()
         # The first parameter tells grad-cam the device, also where the model has none.
         self.device = nn.Parameter(images.new_empty(0), requires_grad=False)
-        self.model, self.layers = _frozen_copy(model, layers)
+        self.model, copies = _frozen_copy(model, layers)
+        self.probes = nn.ModuleList(nn.Identity() for _ in layers)
         self.differentiable = False
+        self.forget: Callable[[], None] = _nothing
         self.output_dims = 0
         self._args = args
         self._names = [layer.name for layer in layers]
         self._reshape = _common_reshape(layers)
         self._map_dims = images.dim()
         self._recording = False
-        self._seen: set[nn.Module] = set()
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._calls = [0] * len(layers)
+        self._last_calls = [1] * len(layers)
+        self._handles = [
+            copied.register_forward_hook(functools.partial(self._observe, i))
+            for i, copied in enumerate(copies)
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs the copy on any number of rows."""
         self._recording = self.differentiable and torch.is_grad_enabled()
         args = (_at_least_float32(a) if isinstance(a, Tensor) else a for a in self._args(len(x)))
-        output = run_forward(self.model, (x,), tuple(args))
+        output = self._run(x, tuple(args))
         self.output_dims = output.dim()
-        unseen = [n for n, m in zip(self._names, self.layers, strict=True) if m not in self._seen]
-        if unseen:
-            raise ValueError(
-                f"the layers {unseen} were not seen in the forward pass; pass modules that the "
-                "model calls"
-            )
         if self._recording and not output.requires_grad:
             raise RuntimeError(
                 f"the model's output does not depend differentiably on {self._names}; choose other "
                 "layers, or remove torch.no_grad, torch.inference_mode and .detach() from what "
                 "follows them in the model's forward"
             )
-        return output
+        # ShapleyCAM differentiates gradients, which depend on nothing behind a linear head: with
+        # the weights frozen, autograd would refuse.
+        return output * torch.ones_like(output, requires_grad=True) if self._recording else output
 
     def as_map(self, output: Any) -> Tensor:
         """The reshape_transform that grad-cam gets: the user's, with its result checked."""
@@ -93,31 +102,49 @@ class ObservedModel(nn.Module):
             )
         return maps.contiguous()
 
-    def start_graph_at_layers(self) -> None:
-        """Adds the hooks that must run before those of grad-cam."""
-        self._handles += [x.register_forward_hook(self._start_graph) for x in self.layers]
-
-    def protect_layers(self) -> None:
-        """Adds the hooks that must run behind those of grad-cam."""
-        self._handles += [x.register_forward_hook(_hand_on_a_copy) for x in self.layers]
-
     def release(self) -> None:
-        """Removes the hooks, which hold what holds them."""
+        """Lets go of what holds the model in turn."""
+        self.forget = _nothing
         for handle in self._handles:
             handle.remove()
 
-    def _start_graph(self, layer: nn.Module, _args: Any, output: Any) -> Any:
-        self._seen.add(layer)
-        if not self._recording or not isinstance(output, Tensor):
+    def _run(self, x: Tensor, args: tuple[Any, ...]) -> Tensor:
+        for _ in range(_PASSES):
+            self._calls = [0] * len(self._calls)
+            # The model may write into its inputs, and the pass may have to be made again.
+            output = run_forward(self.model, (x.clone(),), args)
+            unseen = [n for n, calls in zip(self._names, self._calls, strict=True) if calls == 0]
+            if unseen:
+                raise ValueError(
+                    f"the layers {unseen} were not seen in the forward pass; pass modules that the "
+                    "model calls"
+                )
+            if self._calls == self._last_calls:
+                return output
+            self._last_calls = self._calls
+            self.forget()
+        raise ValueError(
+            f"the model calls {self._names} another number of times in each pass, so that there is "
+            "no last call to look at; choose other layers"
+        )
+
+    def _observe(self, i: int, _layer: nn.Module, _args: Any, output: Any) -> Any:
+        self._calls[i] += 1
+        if self._calls[i] != self._last_calls[i]:
             return None
-        # Here too where the model itself has switched gradients off around its first layers.
-        torch.set_grad_enabled(True)
-        # Never a view of something else: grad-cam detaches it in place when it is done.
-        return output.clone() if output.requires_grad else output.detach().requires_grad_()
+        if self._recording and isinstance(output, Tensor):
+            # Here too where the model itself has switched gradients off around its first layers.
+            torch.set_grad_enabled(True)
+            # Never a view of something else: grad-cam detaches it in place when it is done.
+            output = output.clone() if output.requires_grad else output.detach().requires_grad_()
+        # By its place, since AblationCAM replaces it.
+        output = self.probes[i](output)
+        # What follows may write to it in place.
+        return output.clone() if isinstance(output, Tensor) else None
 
 
-def _hand_on_a_copy(_layer: nn.Module, _args: Any, output: Any) -> Any:
-    return output.clone() if isinstance(output, Tensor) else None
+def _nothing() -> None:
+    pass
 
 
 def _frozen_copy(

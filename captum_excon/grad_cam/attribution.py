@@ -48,7 +48,9 @@ class GradCamAttribution(LayerAttribution):
     Differences from a direct call, all deliberate: half-precision models are computed in float32;
     frozen weights, ``no_grad`` and ``inference_mode`` do no harm; what writes in place behind a
     layer (``nn.ReLU(inplace=True)``) does not change the activations that grad-cam has seen; the
-    random weights of RandomCAM come from ``generator``. Calls from several threads take turns.
+    random weights of RandomCAM come from ``generator``; of a module that the model calls several
+    times the last call counts, as in Captum, where grad-cam takes the first (it costs one more
+    forward pass). Calls from several threads take turns.
 
     The classes:
 
@@ -61,9 +63,8 @@ class GradCamAttribution(LayerAttribution):
     - ``RefineCAM`` and ``SESS`` combine scaled maps and have no raw one: ``output="scaled"`` only.
     - ``GuidedBackpropReLUModel`` and ``DeepFeatureFactorization`` are no CAM classes.
 
-    Of a module that the model calls several times grad-cam takes the first call. The sign of a
-    principal component is arbitrary: rounding decides that of EigenCAM's and EigenGradCAM's maps,
-    which can turn over between a batch and its images; SegEigenCAM settles it.
+    The sign of a principal component is arbitrary: rounding decides that of EigenCAM's and
+    EigenGradCAM's maps, which can turn over between a batch and its images; SegEigenCAM settles it.
 
     Args:
         cam_class: The class.
