@@ -140,6 +140,9 @@ class ModelConfig(_Section):
         name: ``synthetic``, ``demo``, ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME``, or
             ``package.module:function``.
         size: Height and width, or None for the model's own.
+        fold_batch_norm: Fold batch normalisation into the convolutions, see `fold_batch_norm`.
+        channels_last: Keep channels last in memory. Both make a CPU's passes faster and round
+            otherwise.
     """
 
     name: str = "demo"
@@ -148,6 +151,8 @@ class ModelConfig(_Section):
     size: list[int] | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
+    fold_batch_norm: bool = False
+    channels_last: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
-from benchmarks.explanations.config import Config
+from benchmarks.explanations.config import Config, ModelConfig
+from benchmarks.explanations.folding import fold_batch_norm
 from benchmarks.explanations.synthetic import CLASSES, SyntheticNet
 from captum_excon._images import UserError
 from captum_excon._models import Model, load_model, pick_device
@@ -24,7 +25,7 @@ def open_model(config: Config) -> Model:
     """
     wanted = config.model
     if wanted.name == "synthetic":
-        if any((wanted.weights, wanted.labels, wanted.size, wanted.mean, wanted.std)):
+        if wanted != ModelConfig(name="synthetic"):
             raise UserError("the synthetic model is made by hand: it has no options but its name")
         device = pick_device(config.device)
         module = SyntheticNet().to(device)
@@ -32,7 +33,7 @@ def open_model(config: Config) -> Model:
         return Model("synthetic", module, _as_it_is, zeros, ones, CLASSES, device=device)
     if wanted.size is not None and len(wanted.size) != 2:
         raise UserError(f"model.size must be a height and a width, but found {wanted.size}")
-    return load_model(
+    model = load_model(
         wanted.name,
         device=config.device,
         weights=Path(wanted.weights) if wanted.weights else None,
@@ -41,6 +42,14 @@ def open_model(config: Config) -> Model:
         mean=tuple(wanted.mean) if wanted.mean else None,
         std=tuple(wanted.std) if wanted.std else None,
     )
+    if wanted.fold_batch_norm and not fold_batch_norm(model.module, _uneven(model.blank())):
+        raise UserError(
+            f"model.fold_batch_norm: {wanted.name} has no batch normalisation behind a "
+            "convolution; leave it out"
+        )
+    if wanted.channels_last:
+        model.module.to(memory_format=torch.channels_last)
+    return model
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -55,6 +64,10 @@ def weights_hash(module: nn.Module) -> str:
         digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
         digest.update(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _uneven(inputs: Tensor) -> Tensor:
+    return torch.linspace(-1, 1, inputs.numel(), device=inputs.device).view_as(inputs)
 
 
 def _as_it_is(image: Image.Image) -> Tensor:
