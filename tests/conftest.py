@@ -1,8 +1,14 @@
+import signal
+
 import pytest
 import torch
 
 # Small networks gain nothing from threads, and parallel test runs lose by them.
 torch.set_num_threads(1)
+
+# A shell's background jobs, and their children, ignore Ctrl-C, which some tests send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
