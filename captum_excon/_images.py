@@ -117,17 +117,21 @@ def find_images(arguments: Sequence[str]) -> tuple[list[Path], list[tuple[str, s
     return list(found), problems
 
 
-def read_image(path: Path) -> Image.Image:
-    """Reads an image as RGB, upright, on white where it is transparent.
+def read_image(path: Path, *, upright: bool = True) -> Image.Image:
+    """Reads an image as RGB, on white where it is transparent.
 
     The first frame of several is taken; 16 bits are scaled to 8, not clipped.
+
+    Args:
+        path: The file.
+        upright: Turn it as its EXIF orientation says; else the pixels stay where they are stored.
 
     Raises:
         UserError: The file cannot be read as an image.
     """
     try:
         with Image.open(path) as file:
-            return _to_rgb(ImageOps.exif_transpose(file))
+            return _to_rgb(ImageOps.exif_transpose(file) if upright else file)
     except UserError:
         raise
     except Exception as error:  # a corrupt file makes Pillow's decoders raise almost anything

@@ -481,6 +481,7 @@ def test_every_kind_of_picture_becomes_upright_rgb() -> None:
     upright = read_image(Path("turned.png"))
     assert (upright.size, upright.getpixel((0, 0))) == ((2, 4), (255, 0, 0))
     assert upright.getpixel((0, 3)) == (0, 0, 255)
+    assert read_image(Path("turned.png"), upright=False).size == (4, 2)
 
 
 def test_pictures_without_a_defined_range_or_too_large_are_refused(

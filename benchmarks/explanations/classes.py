@@ -15,7 +15,9 @@ Matching = Literal["auto", "wnid", "name", "order"]
 UNKNOWN = -1
 
 
-def match_classes(names: Sequence[str], model: Model, how: Matching = "auto") -> list[int]:
+def match_classes(
+    names: Sequence[str], model: Model, how: Matching = "auto", *, numbered: bool = False
+) -> list[int]:
     """Finds the model's output for each class of the data.
 
     Args:
@@ -23,6 +25,8 @@ def match_classes(names: Sequence[str], model: Model, how: Matching = "auto") ->
         model: The network.
         how: By ImageNet id (n01440764), by name, or by order; "auto" takes the id if all names are
             ids, and the name otherwise.
+        numbered: The names are whole numbers: by order, they are the outputs' own, from 0, and need
+            not be all of them.
 
     Returns:
         The number of an output for each class, or `UNKNOWN`.
@@ -34,6 +38,8 @@ def match_classes(names: Sequence[str], model: Model, how: Matching = "auto") ->
     outputs = model.probabilities(model.blank()).numel()
     if how == "auto":
         how = "wnid" if all(re.fullmatch(r"n\d{8}", name) for name in names) else "name"
+    if how == "order" and numbered:
+        return _own_numbers(names, model, outputs)
     if how == "order":
         if len(names) != outputs:
             raise UserError(
@@ -55,6 +61,17 @@ def match_classes(names: Sequence[str], model: Model, how: Matching = "auto") ->
             "data.classes to wnid or order"
         )
     return found
+
+
+def _own_numbers(names: Sequence[str], model: Model, outputs: int) -> list[int]:
+    numbers = [int(name) for name in names]
+    if beyond := [number for number in numbers if not 0 <= number < outputs]:
+        raise UserError(
+            f"data.classes=order takes the data's numbers as those of the outputs, but found "
+            f"{beyond[0]}, and {model.name} has the outputs 0 to {outputs - 1}; number the classes "
+            "so, or give their names"
+        )
+    return numbers
 
 
 def _imagenet_ids(model: Model, outputs: int) -> dict[str, int]:

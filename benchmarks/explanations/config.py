@@ -52,12 +52,13 @@ class ImagesData(_Section):
 
     Attributes:
         path: A folder as `open_dataset` takes it, a folder with a ``labels.csv`` or such a file
-            (columns ``file`` and ``label``, ``class``, ``wnid`` or ``index``), or the name of a
+            (columns ``file`` and ``wnid``, ``class``, ``label`` or ``name``), or the name of a
             torchvision dataset such as ``cifar100``.
         split: Which images, where the data are split.
         classes: How a class of the data finds its output of the model: by the ImageNet id, by the
             model's name for it, or by its number among the data's sorted classes. "auto" takes the
-            id or else the name.
+            id or else the name. Where the classes in a ``labels.csv`` are whole numbers, "order"
+            takes them as the outputs' own, from 0.
         count: The number of items.
         seed: Decides which images are taken.
     """
@@ -162,7 +163,8 @@ class Protocol(_Section):
     Attributes:
         target: The explained class: the predicted one, or the data's.
         only_correct: Take only images whose predicted class is the data's. (Rows of images with
-            several classes are correct where the row's class is the predicted one.)
+            several classes are correct where the row's class is the predicted one.) Boxes need it
+            where the predicted class is explained.
         min_probability: Take only images whose explained class has this probability at least.
         negatives: What becomes of a map's negative part: cut off, its size taken, or kept.
     """
@@ -258,6 +260,18 @@ class Config:
             raise UserError(
                 "protocol.target must be 'label' for mosaics: the explained class is that of one "
                 "cell, whichever of the four the model prefers"
+            )
+        protocol = config.protocol
+        if (
+            isinstance(config.data, BoxesData)
+            and protocol.target == "predicted"
+            and not protocol.only_correct
+        ):
+            raise UserError(
+                "protocol.only_correct must be true for boxes where protocol.target is "
+                "'predicted': a wrongly classified image has boxes of its own class and a map of "
+                "another; set protocol.only_correct=true, or protocol.target=label to explain the "
+                "boxes' class"
             )
         return config
 

@@ -37,7 +37,10 @@ class PlannedItem:
 
     Attributes:
         item: Its number, from 0.
-        source: What it is of, the same on any machine.
+        source: What it is of, the same on any machine; the class is part of it where an image has
+            several.
+        image: Which image it is of, without the class: items of one image do not count as several
+            images. For a mosaic the same as ``source``.
         rows: Names of the data's rows: one, or those of a mosaic's cells.
         position: Which of ``rows`` is explained.
         label: The explained row's class, as a number of the model's output.
@@ -49,6 +52,7 @@ class PlannedItem:
 
     item: int
     source: str
+    image: str
     rows: tuple[str, ...]
     position: int
     label: int
@@ -118,7 +122,7 @@ class Views:
         data = config.data
         self.source: Source = open_source(data)
         how = "name" if isinstance(data, SyntheticData) else data.classes
-        outputs = match_classes(self.source.class_names, model, how)
+        outputs = match_classes(self.source.class_names, model, how, numbered=self.source.numbered)
         self.labels = [outputs[label] for label in self.source.labels]
         self.numbers = {name: row for row, name in enumerate(self.source.names)}
         self._model = model

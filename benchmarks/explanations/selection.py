@@ -79,7 +79,16 @@ def _suitable(
             continue
         name = views.source.names[row]
         yield PlannedItem(
-            number, name, (name,), 0, label, views.class_name(row), predicted, target, probability
+            number,
+            name,
+            views.source.image(row),
+            (name,),
+            0,
+            label,
+            views.class_name(row),
+            predicted,
+            target,
+            probability,
         )
         number += 1
 
@@ -118,10 +127,12 @@ def _mosaics(
     for number, (cells, position) in enumerate(drawn):
         single = singles[cells[position]]
         rows = tuple(singles[cell].source for cell in cells)
+        source = f"{'+'.join(rows)}@{position}"
         outline.append(
             PlannedItem(
                 number,
-                f"{'+'.join(rows)}@{position}",
+                source,
+                source,
                 rows,
                 position,
                 single.label,

@@ -192,6 +192,7 @@ def common_fields(plan: Plan, item: PlannedItem) -> Record:
     return {
         "item": item.item,
         "source": item.source,
+        "image": item.image,
         "dataset": plan.dataset,
         "split": plan.split,
         "class": item.target,

@@ -36,6 +36,16 @@ def test_order_takes_the_data_as_the_model_was_trained_on():
     assert match_classes(["b", "a"], model(2), "order") == [0, 1]
 
 
+def test_numbers_are_the_outputs_own_by_order():
+    assert match_classes(["2", "10"], model(12), "order", numbered=True) == [2, 10]
+
+
+@pytest.mark.parametrize("number", ["-1", "12"])
+def test_a_number_that_is_no_output_is_refused(number):
+    with pytest.raises(UserError, match=f"found {number}, and tiny has the outputs 0 to 11"):
+        match_classes(["2", number], model(12), "order", numbered=True)
+
+
 @pytest.mark.parametrize(
     ("names", "tiny", "how", "message"),
     [

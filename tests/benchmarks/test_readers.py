@@ -14,9 +14,16 @@ from captum_excon._images import UserError
 CAT, DOG = "n02123045", "n02085620"
 
 
-def picture(path, size=(8, 6)):
+def picture(path, size=(8, 6), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (9, 99, 200)).save(path)
+    Image.new("RGB", size, (9, 99, 200)).save(path, **options)
+
+
+def turned():
+    """The EXIF data of a picture that is shown turned by 90 degrees."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
 
 
 def write(path, text):
@@ -53,6 +60,7 @@ def test_voc_has_a_row_for_each_class_and_counts_pixels_from_one(tmp_path):
     assert (source.dataset, source.split) == ("VOC2007", "test")
     assert source.class_names == ("cat", "dog")
     assert list(source.names) == ["a.jpg#cat", "a.jpg#dog", "b.jpg"]
+    assert [source.image(row) for row in range(3)] == ["a.jpg", "a.jpg", "b.jpg"]
     assert list(source.labels) == [0, 1, 0]
     assert [white(source, row) for row in range(3)] == [(2, 1, 8, 6), (0, 0, 2, 2), (1, 1, 3, 3)]
 
@@ -65,6 +73,24 @@ def test_a_row_shows_all_objects_of_its_class(tmp_path):
     source = open_source(BoxesData(layout="voc", path=str(tmp_path), split="val"))
     pixels = np.asarray(source.mask(0))
     assert np.argwhere(pixels).tolist() == [[0, 0], [5, 7]]
+
+
+def test_boxes_and_pictures_are_as_stored_whatever_their_orientation(tmp_path):
+    picture(tmp_path / "JPEGImages" / "a.jpg", (60, 30), exif=turned())
+    write(tmp_path / "Annotations" / "a.xml", voc_xml(("cat", (31, 11, 60, 30))))
+    write(tmp_path / "ImageSets" / "Main" / "test.txt", "a")
+    source = open_source(BoxesData(layout="voc", path=str(tmp_path)))
+    assert source.picture(0).size == (60, 30)
+    assert white(source, 0) == (30, 10, 60, 30)
+
+
+def test_an_annotated_picture_that_cannot_be_read_is_named(tmp_path):
+    write(tmp_path / "JPEGImages" / "a.jpg", "no picture")
+    write(tmp_path / "Annotations" / "a.xml", voc_xml(("cat", (1, 1, 2, 2))))
+    write(tmp_path / "ImageSets" / "Main" / "test.txt", "a")
+    source = open_source(BoxesData(layout="voc", path=str(tmp_path)))
+    with pytest.raises(UserError, match=r"a\.jpg: cannot be read as an image .*; mend this file"):
+        source.picture(0)
 
 
 def test_an_unknown_split_of_voc_is_answered_with_the_known(tmp_path):
@@ -90,6 +116,7 @@ def test_imagenet_finds_boxes_by_the_names_of_images(tmp_path):
     write(boxes / "train" / CAT / "other.xml", voc_xml((CAT, (0, 0, 1, 1))))
     source = open_source(BoxesData(layout="imagenet", path=str(tmp_path)))
     assert (list(source.names), source.class_names) == (["one"], (CAT,))
+    assert source.picture(0).size == (8, 6)
     assert white(source, 0) == (0, 1, 4, 3)
     train = open_source(BoxesData(layout="imagenet", path=str(tmp_path), split="train"))
     assert list(train.names) == ["other"]
@@ -132,7 +159,7 @@ def test_tiny_imagenets_boxes_include_their_last_pixels(tmp_path):
 
 
 def test_pets_masks_are_the_trimaps_foreground(tmp_path):
-    picture(tmp_path / "images" / "great_pyrenees_12.jpg")
+    picture(tmp_path / "images" / "great_pyrenees_12.jpg", exif=turned())
     picture(tmp_path / "images" / "Bengal_1.jpg")
     write(tmp_path / "annotations" / "test.txt", "great_pyrenees_12 2 2 1\nBengal_1 1 1 1\n")
     trimap = np.full((6, 8), 2, dtype=np.uint8)
@@ -144,6 +171,7 @@ def test_pets_masks_are_the_trimaps_foreground(tmp_path):
     source = open_source(BoxesData(layout="pets", path=str(tmp_path)))
     assert source.class_names == ("Bengal", "great pyrenees")
     assert (list(source.labels), white(source, 0)) == ([1, 0], (3, 2, 6, 4))
+    assert source.image(0) == source.names[0] == "great_pyrenees_12"
 
 
 def test_a_folder_of_classes_is_taken_whole_and_has_no_masks(tmp_path):
@@ -168,6 +196,20 @@ def test_a_table_names_files_and_classes(tmp_path, inside):
     source = open_source(ImagesData(path=str(tmp_path)))
     assert (list(source.names), source.class_names) == (["x.png"], (CAT,))
     assert source.picture(0).size == (3, 2)
+
+
+def test_whole_numbers_in_a_table_are_sorted_as_numbers(tmp_path):
+    rows = "".join(f"{number}.png,{number}\n" for number in (10, 0, 2, 11, 1, 2))
+    write(tmp_path / "labels.csv", f"file,label\n{rows}")
+    source = open_source(ImagesData(path=str(tmp_path)))
+    assert source.class_names == ("0", "1", "2", "10", "11")
+    assert (list(source.labels), source.numbered) == ([3, 0, 2, 4, 1, 2], True)
+
+
+def test_one_word_in_a_table_makes_its_classes_words(tmp_path):
+    write(tmp_path / "labels.csv", "file,label\na.png,10\nb.png,2\nc.png,rose\n")
+    source = open_source(ImagesData(path=str(tmp_path)))
+    assert (source.class_names, source.numbered) == (("10", "2", "rose"), False)
 
 
 @pytest.mark.parametrize(

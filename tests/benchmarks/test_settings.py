@@ -55,6 +55,13 @@ def test_overrides_go_on_top_of_the_file():
         ({"protocol": {"target": "best"}}, "target must be 'predicted' or 'label'"),
         ({"protocol": []}, "protocol: expected lines of 'setting: value'"),
         ({"data": {"kind": "grid", "path": "x"}}, "protocol.target must be 'label' for mosaics"),
+        (
+            {
+                "data": {"kind": "boxes", "layout": "voc", "path": "x"},
+                "protocol": {"target": "predicted", "only_correct": False},
+            },
+            "set protocol.only_correct=true, or protocol.target=label",
+        ),
         ({"metrics": []}, "metrics: expected a list of names"),
         ({"metrics": ["drop", "drop"]}, "'drop' stands twice; give one of them a label"),
         ({"metrics": [{"name": "drop", "option": {}}]}, "did you mean 'options'?"),
@@ -66,6 +73,14 @@ def test_wrong_settings_are_named(change, message):
     with pytest.raises(UserError) as caught:
         Config.from_mapping({**SMALL, **change})
     assert message in str(caught.value)
+
+
+def test_wrongly_classified_boxes_can_be_explained_for_their_own_class():
+    data = {"kind": "boxes", "layout": "voc", "path": "x"}
+    protocol = {"target": "label", "only_correct": False}
+    assert not Config.from_mapping(
+        {**SMALL, "data": data, "protocol": protocol}
+    ).protocol.only_correct
 
 
 def test_an_unknown_configuration_is_answered_with_close_ones():

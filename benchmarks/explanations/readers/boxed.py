@@ -8,9 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.explanations.readers.source import Box, Source, boxed_rows, mask_of_boxes
+from benchmarks.explanations.readers.source import (
+    Box,
+    Source,
+    boxed_rows,
+    mask_of_boxes,
+    stored_picture,
+)
 from captum_excon._images import UserError
-from captum_excon.training._readers import FileReader
 
 
 def boxed_source(
@@ -38,13 +43,15 @@ def boxed_source(
     if not names:
         raise UserError(f"{root}: there are no boxes for the split {split!r}")
     class_names = tuple(class_names or sorted(set(classes)))
-    reader = FileReader(root, [files[name] if files else name for name in names])
     numbers = {name: number for number, name in enumerate(class_names)}
     # An image of several classes has several rows, and each needs a name of its own.
     several = {name for name, following in pairwise(names) if name == following}
 
+    def picture(row: int) -> Image.Image:
+        return stored_picture(root / (files[names[row]] if files else names[row]))
+
     def mask(row: int) -> Image.Image:
-        return mask_of_boxes(reader.read(row).size, boxes[row])
+        return mask_of_boxes(picture(row).size, boxes[row])
 
     return Source(
         dataset,
@@ -52,6 +59,7 @@ def boxed_source(
         class_names,
         [f"{n}#{k}" if n in several else n for n, k in zip(names, classes, strict=True)],
         [numbers[kind] for kind in classes],
-        reader.read,
+        picture,
         mask,
+        images=names,
     )

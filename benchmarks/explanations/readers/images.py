@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 from benchmarks.explanations.readers.source import Source
@@ -19,7 +20,8 @@ def open_images(path: str, split: str) -> Source:
 
     Args:
         path: A table (CSV with a heading: ``file`` and one of `CLASS_COLUMNS`), a folder with such
-            a table named ``labels.csv``, or what `find_parts` takes.
+            a table named ``labels.csv``, or what `find_parts` takes. A table's classes are sorted
+            as text, or as numbers if all are whole numbers.
         split: Of data that have splits; others are taken whole.
 
     Raises:
@@ -62,15 +64,20 @@ def _open_table(table: Path) -> Source:
     ]:
         raise UserError(f"{table}, line {broken[0]}: the file or its class is missing")
     files = [row["file"] for row in rows]
-    classes = tuple(sorted({row[column] for row in rows}))
+    found = {row[column] for row in rows}
+    numbered = all(re.fullmatch(r"\s*-?\d+\s*", name) for name in found)
+    classes = sorted(found)
+    if numbered:
+        classes.sort(key=int)  # as text, 10 stands before 2
     numbers = {name: number for number, name in enumerate(classes)}
     inside = table.parent / "images"
     folder = inside if (inside / files[0]).is_file() else table.parent
     return Source(
         table.parent.resolve().name,
         "all",
-        classes,
+        tuple(classes),
         files,
         [numbers[row[column]] for row in rows],
         FileReader(folder, files).read,
+        numbered=numbered,
     )

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.explanations.readers.source import Source
+from benchmarks.explanations.readers.source import Source, stored_picture
 from captum_excon._images import UserError
-from captum_excon.training._readers import FileReader
 
 _FOREGROUND = 1  # of the trimap; 2 is background, 3 the undecided border
 
@@ -33,6 +32,9 @@ def open_pets(path: Path, split: str | None) -> Source:
     class_names = tuple(sorted(set(breeds), key=str.casefold))
     numbers = {name: number for number, name in enumerate(class_names)}
 
+    def picture(row: int) -> Image.Image:
+        return stored_picture(path / "images" / f"{stems[row]}.jpg")
+
     def mask(row: int) -> Image.Image:
         with Image.open(path / "annotations" / "trimaps" / f"{stems[row]}.png") as trimap:
             return trimap.convert("L").point(lambda value: 255 * (value == _FOREGROUND))
@@ -43,6 +45,6 @@ def open_pets(path: Path, split: str | None) -> Source:
         class_names,
         stems,
         [numbers[breed] for breed in breeds],
-        FileReader(path / "images", [f"{stem}.jpg" for stem in stems]).read,
+        picture,
         mask,
     )

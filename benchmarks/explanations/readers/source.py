@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from PIL import Image, ImageDraw
+
+from captum_excon._images import UserError, read_image
 
 Box: TypeAlias = tuple[float, float, float, float]
 
@@ -24,6 +27,9 @@ class Source:
         picture: From a row to its RGB picture.
         mask: From a row to a picture "L" of the same size, white where objects of its class are;
             None without annotation.
+        images: The name of each row's picture, where several rows may be of one; None where
+            ``names`` are those.
+        numbered: The class names are whole numbers that the data's author gave.
     """
 
     dataset: str
@@ -33,6 +39,24 @@ class Source:
     labels: Sequence[int]
     picture: Callable[[int], Image.Image]
     mask: Callable[[int], Image.Image] | None = None
+    images: Sequence[str] | None = None
+    numbered: bool = False
+
+    def image(self, row: int) -> str:
+        """The name of a row's picture, without the class."""
+        return (self.images or self.names)[row]
+
+
+def stored_picture(path: Path) -> Image.Image:
+    """Reads an annotated picture without turning it: annotations count the pixels as stored.
+
+    Raises:
+        UserError: The file cannot be read as an image.
+    """
+    try:
+        return read_image(path, upright=False)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; mend this file, or take other images") from error
 
 
 def mask_of_boxes(size: tuple[int, int], boxes: Iterable[Box]) -> Image.Image:
