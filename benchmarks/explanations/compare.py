@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.explanations.report.layout import number
@@ -63,14 +64,16 @@ class Comparison:
     """What `compared` returns.
 
     Attributes:
-        changes: Of everything that both runs have, losses first.
+        changes: Of what both runs have and what differs on any image, losses first.
         notes: What differs between the runs besides: models, explainers, images.
         images: How many images both have.
+        unchanged: How many comparisons have no difference on any image; they are no changes.
     """
 
     changes: list[Change]
     notes: list[str]
     images: int
+    unchanged: int
 
     @property
     def losses(self) -> list[Change]:
@@ -84,7 +87,7 @@ def compare(old: Path, new: Path, *, correction: str = "holm") -> int:
     Args:
         old: A run folder.
         new: Another one, of the same images.
-        correction: ``"holm"`` or ``"bh"``, over everything that is compared.
+        correction: ``"holm"`` or ``"bh"``, over everything that differs on any image.
 
     Returns:
         1 if something is significantly worse, else 0: the exit status.
@@ -104,7 +107,8 @@ def compare(old: Path, new: Path, *, correction: str = "holm") -> int:
         f"{len(found.losses)} losses, {gains} gains and "
         f"{len(found.changes) - gains - len(found.losses)} without a significant change, over "
         f"{found.images} images (paired 95 % bootstrap intervals and sign-flip tests, corrected "
-        f"by {correction} for {len(found.changes)} comparisons)"
+        f"by {correction} for {len(found.changes)} comparisons; in {found.unchanged} more nothing "
+        "differs)"
     )
     return 1 if found.losses else 0
 
@@ -112,7 +116,9 @@ def compare(old: Path, new: Path, *, correction: str = "holm") -> int:
 def compared(old: Path, new: Path, *, correction: str = "holm") -> Comparison:
     """Compares two runs; see `compare`."""
     runs = load_run(old), load_run(new)
-    before, after = (image_values(_identified(run.scores)) for run in runs)
+    rows = [_identified(run.scores) for run in runs]
+    both_have = rows[0]["source"][rows[0]["source"].isin(rows[1]["source"])]
+    before, after = (image_values(found[found["source"].isin(both_have)]) for found in rows)
     _check_directions(*runs)
     directions = runs[0].scores.groupby("metric")["direction"].first().to_dict()
     shared = [
@@ -129,6 +135,7 @@ def compared(old: Path, new: Path, *, correction: str = "holm") -> Comparison:
         )
     columns: dict[str, pd.Series] = {}
     facts: list[tuple[str, str, str]] = []
+    unchanged = 0
     for metric, explainer in shared:
         both = before[metric].index.intersection(after[metric].index)
         values = [frame[metric].loc[both, explainer] for frame in (before, after)]
@@ -139,12 +146,19 @@ def compared(old: Path, new: Path, *, correction: str = "holm") -> Comparison:
         ):
             # Without a single difference nothing can be significant, and to count it as a
             # comparison would only weaken the others (Tarone, 1990).
-            if name != metric and series[0].equals(series[1]):
+            if not _differ(*series):
+                unchanged += 1
                 continue
             columns |= {f"old{len(facts)}": series[0], f"new{len(facts)}": series[1]}
             facts.append((str(explainer), name, direction))
     changes = _tested(facts, columns, correction)
-    return Comparison(changes, list(_notes(runs, shared)), len(images))
+    return Comparison(changes, list(_notes(runs, shared)), len(images), unchanged)
+
+
+def _differ(old: pd.Series, new: pd.Series) -> bool:
+    """Whether the values differ on any image that both have one for."""
+    difference = new.to_numpy(dtype=float) - old.to_numpy(dtype=float)
+    return bool(difference[np.isfinite(difference)].any())
 
 
 def _tested(
@@ -163,9 +177,12 @@ def _tested(
 
 
 def _identified(scores: pd.DataFrame) -> pd.DataFrame:
-    """The scores with images told apart by data set, split, source and class, not by number."""
-    identity = scores[["dataset", "split", "source", "class"]].astype(str).agg("/".join, axis=1)
-    return scores.assign(source=identity)
+    """The scores with items told apart by their data, image and class, and not by number."""
+    names = scores[["dataset", "split", "source", "class", "image"]].astype(str)
+    return scores.assign(
+        source=names[["dataset", "split", "source", "class"]].agg("/".join, axis=1),
+        image=names[["dataset", "split", "image"]].agg("/".join, axis=1),
+    )
 
 
 def _images(values: dict[str, pd.DataFrame]) -> set[str]:

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.explanations.statistics import (
     adjust,
     compare_pairs,
+    family_p,
     mean_interval,
     metric_agreement,
     paired_p,
@@ -40,6 +42,58 @@ def test_the_permutation_test_is_exact_for_few_images():
     # All five differences are positive: of 2**5 sign patterns two are as extreme.
     assert paired_p(np.array([1.0, 2.0, 3.0, 4.0, 5.0])) == pytest.approx(2 / 32)
     assert paired_p(np.zeros(4)) == 1.0
+
+
+@pytest.mark.parametrize("count", [13, 400])
+def test_the_smallest_p_value_survives_the_correction_for_a_family_of_any_size(count, monkeypatch):
+    monkeypatch.setattr("benchmarks.explanations.statistics.RESAMPLES", 499)
+    rng = np.random.default_rng(3)
+    clear = np.linspace(0.5, 1, 40)
+    noise = list(rng.normal(size=(count - 1, 40)))
+    assert paired_p(clear) == 2 / 500
+    p = family_p([clear, *noise])
+    assert p[0] * count <= 0.05 / 20
+    assert adjust(p, "holm")[0] < 0.05
+    assert adjust(p, "bh")[0] < 0.05
+    assert adjust(p, "holm")[1:].min() > 0.05
+
+
+def test_a_small_family_and_what_is_far_from_significant_keep_the_p_value_of_a_single_test():
+    columns = list(np.random.default_rng(4).normal(0.2, 1, size=(60, 20)))
+    alone = np.array([paired_p(d) for d in columns])
+    np.testing.assert_array_equal(family_p(columns[:12]), alone[:12])
+    far = alone > 20 / 10000
+    assert 0 < far.sum() < 60
+    np.testing.assert_array_equal(family_p(columns)[far], alone[far])
+
+
+def test_the_finer_p_value_is_the_exact_one_with_ties_and_missing_values(monkeypatch):
+    rng = np.random.default_rng(5)
+    columns = [
+        np.r_[np.full(14, 0.1), np.nan, np.nan],
+        np.r_[0.3, np.full(14, -0.1), np.nan],
+        np.r_[rng.normal(1, 0.5, 15), np.nan],
+    ]
+    exact = [
+        stats.permutation_test(
+            (d[np.isfinite(d)],),
+            np.mean,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=2**16,
+        ).pvalue
+        for d in columns
+    ]
+    monkeypatch.setattr("benchmarks.explanations.statistics.RESAMPLES", 499)
+    monkeypatch.setattr("benchmarks.explanations.statistics.BATCH", 2**18)  # many batches
+    found = family_p([*columns, *[np.full(16, np.nan)] * 3, *np.ones((400, 16))])
+    np.testing.assert_allclose(found[:3], exact, rtol=0.5)
+    assert np.isnan(found[3:6]).all()
+
+
+def test_few_images_have_their_exact_p_value_in_any_family():
+    p = family_p([np.arange(1.0, 9.0)] * 500)
+    np.testing.assert_allclose(p, 2 / 2**8)
 
 
 def test_holm_and_benjamini_hochberg_give_the_textbook_values():
