@@ -76,15 +76,25 @@ def ground_truth(masks: Tensor) -> Tensor:
     return masks.to(torch.float32)
 
 
-def other_item(item: int, items: int, *, seed: int = 0) -> int:
-    """The item whose map stands in for ``item``'s: never its own, by a fixed shift.
+def other_item(item: int, images: Sequence[str], *, seed: int = 0) -> int:
+    """The item whose map stands in for ``item``'s: drawn from those of other images.
+
+    Drawn, since classes and the cells of mosaics take turns: at a fixed distance the other item
+    would have the same one always or never.
+
+    Args:
+        item: Its number.
+        images: Of which image each item is.
+        seed: Of the benchmark.
 
     Raises:
-        ValueError: There is only one item.
+        ValueError: All items are of one image.
     """
-    if items < 2:
+    others = [i for i, image in enumerate(images) if image != images[item]]
+    if not others:
         raise ValueError("another image's map needs at least two images; raise the data's count")
-    return (item + 1 + seed % (items - 1)) % items
+    generator = torch.Generator().manual_seed(1_000_003 * seed + item)
+    return others[int(torch.randint(len(others), (), generator=generator))]
 
 
 CONTROLS: dict[str, Control] = {

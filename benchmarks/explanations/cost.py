@@ -36,7 +36,7 @@ def estimate_cost(plan: Plan, talk: Talk = "quiet", *, model: Model | None = Non
     first = Shard(0, len(plan.items))
     explain(plan.folder, first, talk, model=model)
     score(plan.folder, first, talk, model=model)
-    wanted = set(plan.hashes())
+    wanted = {config for config, _, _ in plan.hashes()}
     records = read_records(plan.folder / "records")
     return cost_table(
         [r for r in records if r["item"] == 0 and r["config"] in wanted], len(plan.items)

@@ -14,7 +14,7 @@ from benchmarks.explanations.data import Item, Items
 from benchmarks.explanations.explainers import Case, Explainer, Setting
 from benchmarks.explanations.model import open_model
 from benchmarks.explanations.passes import CountedModel, measured
-from benchmarks.explanations.plan import Plan, open_items, read_plan
+from benchmarks.explanations.plan import EXPLAIN, Plan, open_items, read_plan
 from benchmarks.explanations.progress import Talk, progress
 from benchmarks.explanations.records import Record
 from benchmarks.explanations.stage import (
@@ -29,7 +29,8 @@ from captum_excon._images import written_whole
 from captum_excon._models import Model
 from captum_excon.metrics._scoring import default_rows
 
-STAGE = METRIC = "explain"
+STAGE = METRIC = EXPLAIN
+_CONFIGS = ".configs"
 
 
 def explain(
@@ -106,7 +107,7 @@ def make_setting(config: Config, model: Model, items: Items) -> Setting:
         layers,
         model.black(),
         lambda number: case_of(items[number]),
-        len(items),
+        [planned.image for planned in items.planned],
         config.seed,
         config.batch_size or default_rows(example),
     )
@@ -118,22 +119,22 @@ def case_of(item: Item) -> Case:
     return Case(item.number, item.image[None].contiguous(), item.target, item.mask)
 
 
-def map_path(folder: Path, label: str, number: int) -> Path:
-    """Where the map of an item lies."""
-    return folder / "maps" / label / f"{number}.npy"
+def map_path(folder: Path, config: str, number: int) -> Path:
+    """Where the map of an item lies, by the hash of the explainer with its options."""
+    return folder / "maps" / _CONFIGS / config / f"{number}.npy"
 
 
-def read_map(folder: Path, label: str, number: int) -> Tensor:
+def read_map(folder: Path, config: str, number: int) -> Tensor:
     """Reads a raw map, (1, h, w) float32."""
-    return torch.from_numpy(np.load(map_path(folder, label, number), allow_pickle=False))
+    return torch.from_numpy(np.load(map_path(folder, config, number), allow_pickle=False))
 
 
 def link_maps(plan: Plan, choice: Choice) -> None:
-    """Points an explainer's folder of maps to those of its present options.
+    """Points a folder of the explainer's label to the maps of its present options, for readers.
 
     Maps of other options stay where they are, for when those options come back.
     """
-    inside = Path(".configs") / plan.config.explainer_hash(choice)
+    inside = Path(_CONFIGS) / plan.config.explainer_hash(choice)
     maps = plan.folder / "maps"
     (maps / inside).mkdir(parents=True, exist_ok=True)
     link = maps / choice.label
@@ -157,12 +158,11 @@ def record_key(plan: Plan, choice: Choice, number: int) -> Record:
 
 
 def _has_map(plan: Plan, record: Record) -> bool:
-    path = map_path(plan.folder, record["explainer"], record["item"])
+    path = map_path(plan.folder, record["config"], record["item"])
     return record["status"] != "ok" or path.exists()
 
 
 def _explained(plan: Plan, explainer: Explainer, case: Case, setting: Setting) -> Record:
-    label = explainer.choice.label
     assert isinstance(setting.model, CountedModel)
     found: Record = {"status": "ok"}
     with measured(setting.model, case.image.device) as cost:
@@ -171,7 +171,8 @@ def _explained(plan: Plan, explainer: Explainer, case: Case, setting: Setting) -
         except Exception as error:
             found = failure(error)
     if found["status"] == "ok":
-        _write_map(map_path(plan.folder, label, case.number), saliency)
+        config = plan.config.explainer_hash(explainer.choice)
+        _write_map(map_path(plan.folder, config, case.number), saliency)
     return {
         **found,
         "control": explainer.control,

@@ -53,7 +53,7 @@ class Setting:
         layers: From shallow to deep, for methods that fuse several.
         black: Black as the network sees it, (1, C, 1, 1).
         case: Gives an item by its number.
-        items: How many there are.
+        images: Of which image each item is.
         seed: Of the benchmark.
         rows: Rows per forward pass.
     """
@@ -63,7 +63,7 @@ class Setting:
     layers: Sequence[SelectedLayer]
     black: Tensor
     case: Callable[[int], Case]
-    items: int
+    images: Sequence[str]
     seed: int
     rows: int
 
@@ -123,7 +123,7 @@ class Explainer:
             warnings.filterwarnings("ignore", "Setting backward hooks", UserWarning)
             torch.manual_seed(seed)
             if self._inner is not None:
-                other = controls.other_item(case.number, setting.items, seed=setting.seed)
+                other = controls.other_item(case.number, setting.images, seed=setting.seed)
                 return self._inner.explain(setting.case(other), setting)
             if self._method is None:
                 maps = _control(self.choice.name, case, setting.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from benchmarks.explanations.readers import open_source
 from benchmarks.explanations.selection import select_items
 from captum_excon._images import UserError, check_writable, one_line, written_whole
 from captum_excon._models import Model
+
+EXPLAIN = "explain"  # In place of a metric, in what tells of a map.
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Plan:
         weights: The model's, see `weights_hash`.
         items: In their order.
         skipped: How many rows of the data were passed over for which reason.
+        seeds: With which the folder was planned so far, the config's among them.
     """
 
     folder: Path
@@ -38,15 +41,20 @@ class Plan:
     weights: str
     items: tuple[PlannedItem, ...]
     skipped: Mapping[str, int]
+    seeds: tuple[int, ...]
 
-    def hashes(self) -> list[str]:
-        """Configurations whose maps and scores belong to this plan; the others' are of the past."""
-        config = self.config
-        return [config.explainer_hash(explainer) for explainer in config.explainers] + [
-            config.metric_hash(explainer, metric)
-            for explainer in config.explainers
-            for metric in config.metrics
-        ]
+    def hashes(self, seed: int | None = None) -> list[tuple[str, str, str]]:
+        """Hash, explainer and metric of all that belongs to this plan; other records are old.
+
+        Args:
+            seed: One of `seeds`; by default the config's.
+        """
+        config = self.config if seed is None else replace(self.config, seed=seed)
+        found = [(config.explainer_hash(x), x.label, EXPLAIN) for x in config.explainers]
+        for explainer in config.explainers:
+            for metric in config.metrics:
+                found.append((config.metric_hash(explainer, metric), explainer.label, metric.label))
+        return found
 
     def summary(self) -> str:
         """A few lines for the terminal."""
@@ -94,7 +102,9 @@ def make_plan(
     else:
         items, skipped = select_items(config, model, progress=progress)
         source = open_source(config.data)
-        plan = Plan(folder, config, source.dataset, source.split, weights, items, skipped)
+        plan = Plan(
+            folder, config, source.dataset, source.split, weights, items, skipped, (config.seed,)
+        )
     config.save(folder / "config.yaml")
     _write(file, plan)
     return plan
@@ -134,7 +144,8 @@ def _write(file: Path, plan: Plan) -> None:
         "model": plan.config.model.name,
         "weights": plan.weights,
         "items_hash": plan.config.items_hash,
-        "hashes": plan.hashes(),
+        "seeds": plan.seeds,
+        "hashes": [entry for seed in plan.seeds for entry in plan.hashes(seed)],
         "skipped": dict(plan.skipped),
         "items": [asdict(item) for item in plan.items],
     }
@@ -152,7 +163,11 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _plan(folder: Path, config: Config, content: Mapping[str, Any]) -> Plan:
-    items = tuple(PlannedItem(**{**item, "rows": tuple(item["rows"])}) for item in content["items"])
+    # Plans of earlier versions do not say which image an item is of.
+    items = tuple(
+        PlannedItem(**{"image": item["source"], **item, "rows": tuple(item["rows"])})
+        for item in content["items"]
+    )
     return Plan(
         folder,
         config,
@@ -161,4 +176,5 @@ def _plan(folder: Path, config: Config, content: Mapping[str, Any]) -> Plan:
         content["weights"],
         items,
         content["skipped"],
+        tuple(sorted({config.seed, *content.get("seeds", ())})),
     )

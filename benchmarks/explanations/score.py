@@ -98,13 +98,14 @@ def score(
             with profile.part("reading items and maps", counted):
                 common = common_fields(plan, plan.items[number])
                 labels = list(dict.fromkeys(task.label for task in tasks))
+                configs = {record["explainer"]: record["config"] for record in found}
                 case = case_of(items[number])
                 maps = Maps(
                     counted,
                     case.image,
                     case.target,
                     case.mask,
-                    _read_maps(plan, labels, case),
+                    _read_maps(plan, [configs[label] for label in labels], case),
                     model.black(),
                     plan.config.seed,
                     plan.config.batch_size,
@@ -177,10 +178,10 @@ def _groups(tasks: Iterable[Task]) -> list[list[Task]]:
     return list(groups.values())
 
 
-def _read_maps(plan: Plan, labels: Sequence[str], case: Case) -> Tensor:
+def _read_maps(plan: Plan, configs: Sequence[str], case: Case) -> Tensor:
     """The maps of one item after the post-processing, (E, 1, H, W)."""
     size, negatives = (case.image.shape[2], case.image.shape[3]), plan.config.protocol.negatives
-    raw = [read_map(plan.folder, label, case.number) for label in labels]
+    raw = [read_map(plan.folder, config, case.number) for config in configs]
     return torch.stack([processed(m, size, negatives) for m in raw]).to(case.image.device)
 
 

@@ -41,7 +41,7 @@ def record(item, explainer, metric, value, **fields):
 def explained(item, explainer, seconds):
     costs = {"seconds": seconds, "forward_rows": 10, "backward_rows": 1, "peak_mib": 100}
     fields = {"stage": "explain", "config": explainer} | costs
-    found = record(item, explainer, None, None, **fields)
+    found = record(item, explainer, "explain", None, **fields)
     del found["direction"]
     return found
 

@@ -58,8 +58,17 @@ def test_fake_cam_has_a_single_zero():
     assert (fake_cam(IMAGES, [0, 1, 2]) == 0).sum() == 3
 
 
+def test_another_items_map_is_at_no_fixed_distance():
+    # Mosaics explain their cells in turn: the same cell must come up as often as any other.
+    images = list(map(str, range(400)))
+    for seed in range(3):
+        same = sum(other_item(i, images, seed=seed) % 4 == i % 4 for i in range(400))
+        assert 70 < same < 130
+
+
 def test_another_items_map_is_never_its_own():
+    images = ["a", "b", "c", "c", "d"]
     for seed in range(7):
-        assert all(other_item(i, 5, seed=seed) != i for i in range(5))
+        assert all(images[other_item(i, images, seed=seed)] != images[i] for i in range(5))
     with pytest.raises(ValueError, match="at least two images"):
-        other_item(0, 1)
+        other_item(0, ["a", "a"])

@@ -63,7 +63,7 @@ def test_controls_have_the_size_of_the_image_or_of_the_map_they_borrow(setting, 
 
 
 def test_another_images_map_is_that_of_the_other_item(setting):
-    other = other_item(0, 3)
+    other = other_item(0, setting.images)
     expected = explainer("captum:input-x-gradient").explain(setting.case(other), setting)
     borrowed = explainer("other-image", of="captum:input-x-gradient")
     assert torch.equal(borrowed.explain(setting.case(0), setting), expected)

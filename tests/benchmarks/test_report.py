@@ -81,11 +81,47 @@ def test_a_method_is_not_best_for_having_failed_on_the_hard_images(tmp_path):
     found = found_in(tmp_path, hard + lucky)
     summary = found.summary.set_index("explainer")
     assert summary.loc["lucky", "mean"] > summary.loc["fair", "mean"]
-    assert set(marks(found, "ebpg").values()) == {"tied"}
+    assert marks(found, "ebpg") == {"fair": "best", "lucky": ""}
+
+
+def test_a_method_is_not_bold_where_it_has_fewer_images_than_another(tmp_path):
+    hard = [record(i, "fair", "ebpg", 0.9 if i < 12 else 0.3) for i in range(24)]
+    lucky = [record(i, "lucky", "ebpg", 0.95) for i in range(12)]
+    lucky += [record(i, "lucky", "ebpg", None, status="nan:constant") for i in range(12, 24)]
+    found = found_in(tmp_path, hard + lucky)
+    assert found.pairs["significant"].tolist() == [True]
+    assert marks(found, "ebpg") == {"lucky": "tied", "fair": ""}
+
+
+def test_the_verdict_counts_the_methods_that_are_tied(tmp_path):
+    quality = dict.fromkeys(("a", "b", "c", "d", "e"), 0.8) | {"poor": 0.2}
+    path = write_report(write_run(tmp_path, scores(24, quality, ONE, noise=0.05)))
+    assert " and 4 of the 5 others" in path.read_text()
+
+
+def test_an_explainer_that_fails_is_an_error_of_every_metric(tmp_path):
+    records = [*scores(8, {"good": 0.8, "half": 0.7}, {"ebpg": "", "drop": ""}, noise=0.1)]
+    records = [r for r in records if r["explainer"] != "half" or r["item"] < 6]
+    for name, failing in (("half", (6, 7)), ("broken", range(8))):
+        for item in failing:
+            failure = {"status": "error:RuntimeError", "message": "no map"}
+            records.append(explained(item, name, 0.1) | failure)
+    found = found_in(tmp_path, records, items=8)
+    summary = found.summary.set_index(["metric", "explainer"])
+    for metric in ("ebpg", "drop"):
+        assert summary.loc[(metric, "half"), "errors"] == 0.25
+        assert summary.loc[(metric, "half"), "missing"] == 0
+        assert summary.loc[(metric, "broken"), ["errors", "images"]].tolist() == [1, 0]
+        assert summary.loc[(metric, "good"), "errors"] == 0
+        assert marks(found, metric)["broken"] == ""
+    assert found.failures[["explainer", "metric", "records"]].to_numpy().tolist() == [
+        ["broken", "explain", 8],
+        ["half", "explain", 2],
+    ]
 
 
 def test_an_image_counts_once_whatever_its_classes_and_seeds(tmp_path):
-    records = [record(i, "good", "ebpg", v, source="one") for i, v in enumerate((0.0, 1.0))]
+    records = [record(i, "good", "ebpg", v, image="one") for i, v in enumerate((0.0, 1.0))]
     records += [record(2, "good", "ebpg", v, seed=s) for s, v in enumerate((0.8, 1.0))]
     found = found_in(tmp_path, records, items=3)
     (row,) = found.summary.to_dict("records")
@@ -273,8 +309,12 @@ def test_only_the_records_of_the_plans_configuration_count(tmp_path):
     mixed = write_run(tmp_path / "mixed", old + new, plan=plan)
     with pytest.raises(UserError, match="several configurations"):
         load_run(mixed)
-    chosen = load_run(write_run(tmp_path / "chosen", old + new, plan=plan | {"hashes": ["new"]}))
+    hashes = [["new", "good", "ebpg"]]
+    chosen = load_run(write_run(tmp_path / "chosen", old + new, plan=plan | {"hashes": hashes}))
     assert chosen.scores["value"].tolist() == [0.9] * 3
+    hashes[0][1] = "renamed"
+    with pytest.raises(UserError, match="no scores yet"):
+        load_run(write_run(tmp_path / "renamed", old + new, plan=plan | {"hashes": hashes}))
 
 
 def test_what_is_no_run_is_refused_with_the_next_step(tmp_path):

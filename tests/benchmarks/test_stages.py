@@ -9,8 +9,10 @@ from tiny_runs import finished, lines, maps, planned, records, stages, tiny_conf
 from benchmarks.explanations import metrics as suite_metrics
 from benchmarks.explanations.config import Choice
 from benchmarks.explanations.controls import CONTROLS
-from benchmarks.explanations.explain import explain, map_path, read_map
+from benchmarks.explanations.explain import explain
 from benchmarks.explanations.records import read_records
+from benchmarks.explanations.report.load import load_run
+from benchmarks.explanations.report.tables import analyse
 from benchmarks.explanations.score import processed, score
 from benchmarks.explanations.stage import Shard, forget_errors
 from captum_excon._images import UserError
@@ -101,6 +103,10 @@ def test_a_further_explainer_or_metric_redoes_nothing(tmp_path):
     assert set(before) < set(lines(tmp_path))
 
 
+def read_map(folder, label, number):
+    return torch.from_numpy(np.load(folder / "maps" / label / f"{number}.npy"))
+
+
 def test_maps_of_other_options_are_kept_apart_and_come_back(tmp_path):
     def configured(masks):
         return tiny_config([{"name": "rise", "options": {"n_masks": masks}}], ["ebpg"], count=1)
@@ -115,12 +121,43 @@ def test_maps_of_other_options_are_kept_apart_and_come_back(tmp_path):
     assert torch.equal(read_map(tmp_path, "rise", 0), first)
 
 
+def test_the_maps_that_are_scored_are_those_of_the_plan_and_not_the_last_ones(tmp_path):
+    def configured(masks):
+        return tiny_config([{"name": "rise", "options": {"n_masks": masks}}], ["bbox"], count=2)
+
+    for masks in (5, 40):
+        finished(tmp_path / str(masks), configured(masks))
+        planned(tmp_path / "both", configured(masks))
+        explain(tmp_path / "both", WHOLE)
+    planned(tmp_path / "both", configured(5))
+    score(tmp_path / "both", WHOLE)
+    assert values(tmp_path / "both", "bbox") == values(tmp_path / "5", "bbox")
+    assert values(tmp_path / "5", "bbox") != values(tmp_path / "40", "bbox")
+
+
+def test_seeds_of_one_folder_stand_beside_each_other_in_the_report(tmp_path):
+    for seed in (0, 1):
+        finished(tmp_path, tiny_config(["random", "sobel"], ["ebpg"], count=4, seed=seed))
+    found = analyse(load_run(tmp_path))
+    assert found.seeds.set_index("explainer")["seeds"].to_dict() == {"random": 2, "sobel": 2}
+    assert found.seeds.set_index("explainer")["sd"]["random"] > 0
+    assert found.summary["images"].tolist() == [4, 4]
+    assert found.summary["missing"].tolist() == [0, 0]
+
+
+def test_a_renamed_explainer_stands_once_in_the_report(tmp_path):
+    finished(tmp_path, tiny_config(["random"], ["ebpg"], count=2))
+    finished(tmp_path, tiny_config([{"name": "random", "label": "noise"}], ["ebpg"], count=2))
+    assert analyse(load_run(tmp_path)).summary["explainer"].tolist() == ["noise"]
+
+
 def test_a_deleted_map_is_made_again(tmp_path):
     finished(tmp_path, tiny_config(["random"], ["ebpg"], count=2))
-    before = map_path(tmp_path, "random", 1).read_bytes()
-    map_path(tmp_path, "random", 1).unlink()
+    path = tmp_path / "maps" / "random" / "1.npy"
+    before = path.read_bytes()
+    path.unlink()
     assert explain(tmp_path, WHOLE).done == 1
-    assert map_path(tmp_path, "random", 1).read_bytes() == before
+    assert path.read_bytes() == before
 
 
 def test_scoring_before_explaining_is_refused(tmp_path):

@@ -14,9 +14,11 @@ from benchmarks.explanations.report.load import Run
 from benchmarks.explanations.report.tables import BEST, Analysis
 
 SIGNS = (
-    "Bold: significantly better than every other method. ≈: the best mean, or a method that is not "
-    "shown to be worse than the best. !: a control that the best method does not significantly "
-    "beat. ↑ higher is better, ↓ lower is better."
+    "Bold: significantly better than every other method. ≈: the best mean over the images that all "
+    "methods have a value for, or a method that is not shown to be worse than the best; which is "
+    "chosen from the same images, so that of many equal methods some lose their ≈ by chance. !: a "
+    "control that the best method does not significantly beat. ↑ higher is better, ↓ lower is "
+    "better."
 )
 _ARROWS = {"higher": " ↑", "lower": " ↓"}
 

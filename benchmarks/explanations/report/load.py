@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.explanations.explain import map_path
+from benchmarks.explanations.plan import EXPLAIN
 from benchmarks.explanations.records import read_records
 from captum_excon._images import UserError, one_line
 
@@ -17,6 +19,7 @@ _FIELDS = {
     "stage": "",
     "item": -1,
     "source": "",
+    "image": None,
     "class": None,
     "class_name": None,
     "control": False,
@@ -54,6 +57,7 @@ class Run:
         subject: Data set, split, model and weights.
         versions: Of the software, by name, and the ``machine``.
         config: The configuration as it was written, if it is there.
+        configs: The hash of each explainer's configuration, where the plan tells it.
     """
 
     folder: Path
@@ -64,17 +68,20 @@ class Run:
     subject: dict[str, str]
     versions: dict[str, str]
     config: str | None
+    configs: dict[str, str]
 
     def maps(self, explainer: str, item: int) -> Path:
         """Where the map of an explainer lies."""
+        if explainer in self.configs:
+            return map_path(self.folder, self.configs[explainer], item)
         return self.folder / "maps" / explainer / f"{item}.npy"
 
 
 def load_run(folder: Path) -> Run:
     """Reads a run.
 
-    Records of an earlier configuration, which stay in the files, are left out where the plan lists
-    the ``hashes`` that count.
+    Records of an earlier configuration or label, which stay in the files, are left out where the
+    plan lists the ``hashes`` that count.
 
     Raises:
         UserError: There is no plan, no score, or the records are of several benchmarks.
@@ -84,8 +91,10 @@ def load_run(folder: Path) -> Run:
         found = read_records(folder / "records")
     except ValueError as error:
         raise UserError(one_line(error)) from error
-    if "hashes" in plan:
-        found = [record for record in found if record["config"] in set(plan["hashes"])]
+    planned = [(config, name, metric) for config, name, metric in plan.get("hashes", ())]
+    if planned:
+        wanted = set(planned)
+        found = [r for r in found if (r["config"], r["explainer"], r["metric"]) in wanted]
     rows = [{field: record.get(field, none) for field, none in _FIELDS.items()} for record in found]
     records = pd.DataFrame(rows, columns=list(_FIELDS))
     scores = records[records["stage"] == "score"].reset_index(drop=True)
@@ -96,13 +105,17 @@ def load_run(folder: Path) -> Run:
     config = folder / "config.yaml"
     return Run(
         folder,
-        scores.assign(value=scores["value"].astype(float)),
+        scores.assign(
+            value=scores["value"].astype(float), image=scores["image"].fillna(scores["source"])
+        ),
         explained,
         len(plan["items"]),
         frozenset(records.loc[records["control"].astype(bool), "explainer"]),
         {field: str(scores[field].iloc[0]) for field in SUBJECT},
         _versions(records),
         config.read_text(encoding="utf-8") if config.exists() else None,
+        # Of the first seed, where there are several.
+        {name: config for config, name, metric in reversed(planned) if metric == EXPLAIN},
     )
 
 
@@ -111,12 +124,15 @@ def _plan(folder: Path) -> dict[str, Any]:
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
         len(plan["items"])
+        [(config, name, metric) for config, name, metric in plan.get("hashes", ())]
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} is not a run: it has no plan.json; run the plan stage"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a plan with a list of items; run the plan stage") from error
+        raise UserError(
+            f"{path} is not a plan as this version writes it; run the plan stage again"
+        ) from error
     return dict(plan)
 
 
@@ -128,7 +144,7 @@ def _check_one_benchmark(folder: Path, scores: pd.DataFrame) -> None:
             f"{folder} mixes records of several data sets or models ({listed}); one run folder "
             "holds one of each: start another folder"
         )
-    for (explainer, metric), group in scores.groupby(["explainer", "metric"]):
+    for (explainer, metric, _), group in scores.groupby(["explainer", "metric", "seed"]):
         if group["config"].nunique() > 1:
             raise UserError(
                 f"{folder} mixes records of {explainer} and {metric} under several configurations; "

@@ -26,7 +26,10 @@ FAMILIES = (
     Family(
         "Localization",
         {
-            "ebpg": ("EBPG", "share of the map's positive mass inside the annotated region"),
+            "ebpg": (
+                "EBPG",
+                "share of the map's positive mass in the region, its constant part too",
+            ),
             "bbox": ("Bbox", "share of the n strongest pixels inside the region of n pixels"),
             "miou": ("mIoU", "overlap of the strongest pixels with the region, IoU"),
             "pointing-game": ("Pointing game", "whether the strongest pixel is near the region"),

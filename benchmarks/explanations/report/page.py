@@ -44,7 +44,7 @@ def render(run: Run, found: Analysis, tables: list[Table], gallery: Gallery | No
         title=title(run),
         run=run,
         scores=len(run.scores),
-        images=run.scores["source"].nunique(),
+        images=run.scores["image"].nunique(),
         failed=int(run.scores["status"].str.startswith("error").sum()),
         broken=int((run.explained["status"].str.startswith("error")).sum()),
         degenerate=int(run.scores["status"].str.startswith("nan").sum()),

@@ -55,7 +55,7 @@ def _curves(key: str, metric: str, scores: pd.DataFrame, controls: frozenset[str
     xs = _fractions(metric, scores)
     means, errors = {}, {}
     for name, group in scores.groupby("explainer"):
-        curves = pd.DataFrame(group["curve"].tolist(), index=group["source"], dtype=float)
+        curves = pd.DataFrame(group["curve"].tolist(), index=group["image"], dtype=float)
         by_image = curves.groupby(level=0).mean()
         means[str(name)] = by_image.mean().to_numpy()
         errors[str(name)] = 1.96 * by_image.sem().to_numpy()
@@ -67,7 +67,7 @@ def _curves(key: str, metric: str, scores: pd.DataFrame, controls: frozenset[str
     return Curves(
         key,
         names.heading(metric),
-        scores["source"].nunique(),
+        scores["image"].nunique(),
         svg.background(frame, xs, list(means.values()), key),
         [
             Panel(

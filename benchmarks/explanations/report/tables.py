@@ -2,6 +2,9 @@
 
 An image counts once: its value is the mean over its items (several classes of one image) and over
 seeds. Intervals and tests are over images; the spread over seeds is a figure of its own.
+
+The best method is chosen by its mean over the images that all methods have a value for, since
+others may have failed on the hard ones.
 """
 
 from __future__ import annotations
@@ -36,9 +39,9 @@ class Analysis:
     Attributes:
         summary: One row a metric and explainer: ``images`` with a value, ``mean``, ``low``,
             ``high``, the rates ``degenerate``, ``errors`` and ``missing`` over the plan's items,
-            and ``mark``: ``best`` (significantly better than every other method), ``tied`` (the
-            best mean, or not shown to be worse than it), ``unbeaten`` (a control that the best
-            method does not significantly beat), or nothing.
+            and ``mark``: ``best`` (significantly better than every other method, on no fewer
+            images than any), ``tied`` (the best mean, or not shown to be worse than it),
+            ``unbeaten`` (a control that the best method does not significantly beat), or nothing.
         pairs: One row a metric and explainer: the best method minus it, paired by image.
         costs: One row an explainer.
         seeds: One row a metric and explainer with more than one seed.
@@ -65,7 +68,7 @@ class Analysis:
 def image_values(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """For each metric the values, images × explainers, NaN where there is none."""
     return {
-        str(metric): group.groupby(["source", "explainer"])["value"].mean().unstack("explainer")
+        str(metric): group.groupby(["image", "explainer"])["value"].mean().unstack("explainer")
         for metric, group in scores.groupby("metric")
     }
 
@@ -85,7 +88,7 @@ def analyse(run: Run) -> Analysis:
         _costs(run),
         _seeds(scores),
         _agreement(values, directions, run.controls),
-        _failures(scores),
+        _failures(run),
         _classes(run),
         run.controls,
     )
@@ -94,15 +97,26 @@ def analyse(run: Run) -> Analysis:
 def _one_metric(
     metric: str, frame: pd.DataFrame, direction: str, scores: pd.DataFrame, run: Run
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
+    failed = run.explained[run.explained["status"].str.startswith("error")]
+    # An explainer that never gave a map has no scores.
+    frame = frame.reindex(columns=sorted({*frame.columns, *failed["explainer"]}))
     columns = {str(name): frame[name].to_numpy(dtype=float) for name in frame}
     intervals = {name: mean_interval(column) for name, column in columns.items()}
     sign = 1 if direction == "higher" else -1
     methods = [n for n in columns if n not in run.controls and intervals[n].count]
-    best = max(methods, key=lambda name: sign * intervals[name].mean, default=None)
+    shared = frame[methods].dropna()
+    means = (frame if shared.empty else shared).mean()
+    best = max(methods, key=lambda name: sign * means[name], default=None)
     pairs = [] if best is None else _against(best, columns, run.controls)
-    marks = {} if best is None else _marks(best, pairs, sign, len(methods), run.controls)
-    counts = scores.groupby("explainer")["status"]
-    expected = run.items * scores.groupby("explainer")["seed"].nunique()
+    marks = {} if best is None else _marks(best, pairs, sign, methods, run.controls)
+    if marks.get(best) == BEST and any(intervals[best].count < intervals[n].count for n in methods):
+        marks[best] = TIED
+    outcomes = pd.concat([scores, failed])
+    seeds = outcomes.groupby("explainer")["seed"].nunique()
+    expected = {name: run.items * seeds.get(name, 1) for name in columns}
+    kinds = outcomes["status"].str.extract("^(nan|error)", expand=False).fillna("ok")
+    counts = pd.crosstab(outcomes["explainer"], kinds).reindex(columns=["ok", "nan", "error"])
+    counts = counts.reindex(list(columns)).fillna(0)
     rows = [
         {
             "metric": metric,
@@ -113,9 +127,9 @@ def _one_metric(
             "mean": interval.mean,
             "low": interval.low,
             "high": interval.high,
-            "degenerate": counts.get_group(name).str.startswith("nan").sum() / expected[name],
-            "errors": counts.get_group(name).str.startswith("error").sum() / expected[name],
-            "missing": max(0.0, 1 - len(counts.get_group(name)) / expected[name]),
+            "degenerate": counts["nan"][name] / expected[name],
+            "errors": counts["error"][name] / expected[name],
+            "missing": max(0.0, 1 - counts.loc[name].sum() / expected[name]),
             "mark": marks.get(name, ""),
         }
         for name, interval in intervals.items()
@@ -154,13 +168,13 @@ def _against(best: str, columns: dict[str, Values], controls: frozenset[str]) ->
 
 
 def _marks(
-    best: str, pairs: list[Pair], sign: int, methods: int, controls: frozenset[str]
+    best: str, pairs: list[Pair], sign: int, methods: list[str], controls: frozenset[str]
 ) -> dict[str, str]:
     beaten = {p.second for p in pairs if p.significant and sign * p.difference.mean > 0}
     unbeaten = [p.second for p in pairs if p.second not in beaten and p.difference.count]
     rivals = [name for name in unbeaten if name not in controls]
     marks = {n: UNBEATEN for n in unbeaten if n in controls and not names.is_truth(n)}
-    if methods > 1:
+    if len(methods) > 1:
         marks |= dict.fromkeys(rivals, TIED) | {best: TIED if rivals else BEST}
     return marks
 
@@ -169,12 +183,12 @@ def _costs(run: Run) -> pd.DataFrame:
     rows = []
     for explainer, group in run.explained.groupby("explainer"):
         done = group[group["status"] == "ok"]
-        layers = next((layers for layers in group["layers"] if layers), None)
+        layers = next((found for found in group["layers"] if isinstance(found, list)), [])
         rows.append(
             {
                 "explainer": explainer,
                 "control": explainer in run.controls,
-                "layers": ", ".join(map(str, layers)) if isinstance(layers, list) else layers,
+                "layers": ", ".join(map(str, layers)),
                 "maps": len(done),
                 "errors": int(group["status"].str.startswith("error").sum()),
                 "seconds": done["seconds"].astype(float).median(),
@@ -212,8 +226,9 @@ def _agreement(
     return pd.DataFrame(matrix, index=found, columns=found)
 
 
-def _failures(scores: pd.DataFrame) -> pd.DataFrame:
-    failed = scores[scores["status"] != "ok"]
+def _failures(run: Run) -> pd.DataFrame:
+    records = pd.concat([run.explained, run.scores])
+    failed = records[records["status"] != "ok"]
     columns = ["explainer", "metric", "status"]
     found = failed.groupby(columns).agg(records=("item", "size"), message=("message", "first"))
     # What pandas makes of a missing message is NaN.
