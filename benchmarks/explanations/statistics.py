@@ -112,8 +112,8 @@ def paired_p(differences: Values, *, seed: int = 0) -> float:
     finite = differences[np.isfinite(differences)]
     if len(finite) == 0:
         return float("nan")
-    if not finite.any():
-        return 1.0
+    if len(finite) == 1 or not finite.any():
+        return 1.0  # as many patterns are as extreme as there are, which scipy does not count
     result = stats.permutation_test(
         (finite,),
         np.mean,

@@ -76,9 +76,8 @@ class CamCall:
         return np.concatenate(parts)
 
     def _run(self, model: ObservedModel, images: Tensor, targets: list[_OneImage]) -> NDArray[Any]:
-        no_layers = is_subclass(
-            self.cam_class, "FullGrad"
-        )  # it says so in print when it is given some
+        # FullGrad says so in print when it is given layers.
+        no_layers = is_subclass(self.cam_class, "FullGrad")
         cam = self.cam_class(
             model=model,
             target_layers=[] if no_layers else list(model.probes),

@@ -28,8 +28,8 @@ from captum_excon.attr._scoring import (
 )
 from captum_excon.metrics._maps import check_images
 
-# On the CPU a batch should stay near its caches: 3 rows of 224 × 224 RGB, which took half the time
-# per row that 16 took with EfficientNet-Lite0. Elsewhere it should keep the device busy.
+# On the CPU small batches cost least: 3 rows of 224 × 224 RGB took half the time per row that 16
+# took with EfficientNet-Lite0. Elsewhere a batch should keep the device busy.
 _CPU_ROWS, _CPU_ELEMENTS = 64, 2**19
 _ROWS, _ELEMENTS = 128, 2**24
 

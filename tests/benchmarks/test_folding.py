@@ -26,7 +26,7 @@ def _lively(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("build", "left"),
-    # In DenseNet the normalisations come before the convolutions, but for the first of each pair.
+    # DenseNet normalises before its convolutions: one normalisation a layer has none before it.
     [(resnet18, 0), (mobilenet_v3_small, 0), (densenet121, 62)],
 )
 def test_the_network_stays_the_same(build, left):

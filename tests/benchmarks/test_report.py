@@ -114,6 +114,11 @@ def test_an_explainer_that_fails_is_an_error_of_every_metric(tmp_path):
         assert summary.loc[(metric, "broken"), ["errors", "images"]].tolist() == [1, 0]
         assert summary.loc[(metric, "good"), "errors"] == 0
         assert marks(found, metric)["broken"] == ""
+    assert "waiting" not in summary.index.get_level_values("explainer")
+    waiting = [explained(item, "waiting", 0.1) for item in range(8)]
+    found = found_in(tmp_path / "waiting", records + waiting, items=8)
+    summary = found.summary.set_index(["metric", "explainer"])
+    assert summary.loc[("drop", "waiting"), ["missing", "errors", "images"]].tolist() == [1, 0, 0]
     assert found.failures[["explainer", "metric", "records"]].to_numpy().tolist() == [
         ["broken", "explain", 8],
         ["half", "explain", 2],
@@ -233,6 +238,7 @@ def test_names_from_records_are_text_on_the_page(tmp_path):
     for i in range(6):
         records.append(record(i, HOSTILE, "deletion", 0.1 * i, **hostile, curve=[1.0, 0.5]))
         records.append(record(i, "good", HOSTILE, 0.3, **hostile))
+        records.append(record(i, HOSTILE, HOSTILE, 0.2, **hostile))
         failed = {"status": f"error:{HOSTILE}", "message": HOSTILE}
         records.append(record(i, "poor", "ebpg", None, **hostile, **failed))
         records.append(explained(i, HOSTILE, 0.1) | hostile | {"versions": {HOSTILE: HOSTILE}})

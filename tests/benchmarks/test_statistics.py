@@ -132,3 +132,9 @@ def test_metrics_that_rank_alike_agree_and_constants_have_no_rank():
     assert names == ["x", "cube", "down", "flat"]
     np.testing.assert_allclose(matrix[0, :3], [1, 1, -1])
     assert np.isnan(matrix[3]).all()
+
+
+def test_one_image_shows_nothing_and_breaks_nothing():
+    (pair,) = compare_pairs({"a": np.array([1.0, np.nan]), "b": np.array([0.0, 0.5])})
+    assert (pair.p, pair.difference.mean, pair.difference.count) == (1.0, 1.0, 1)
+    assert not pair.significant

@@ -97,9 +97,8 @@ def analyse(run: Run) -> Analysis:
 def _one_metric(
     metric: str, frame: pd.DataFrame, direction: str, scores: pd.DataFrame, run: Run
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    failed = run.explained[run.explained["status"].str.startswith("error")]
-    # An explainer that never gave a map has no scores.
-    frame = frame.reindex(columns=sorted({*frame.columns, *failed["explainer"]}))
+    # An explainer without a map, or whose maps wait for the score stage, has no scores.
+    frame = frame.reindex(columns=sorted({*frame.columns, *run.explained["explainer"]}))
     columns = {str(name): frame[name].to_numpy(dtype=float) for name in frame}
     intervals = {name: mean_interval(column) for name, column in columns.items()}
     sign = 1 if direction == "higher" else -1
@@ -111,7 +110,8 @@ def _one_metric(
     marks = {} if best is None else _marks(best, pairs, sign, methods, run.controls)
     if marks.get(best) == BEST and any(intervals[best].count < intervals[n].count for n in methods):
         marks[best] = TIED
-    outcomes = pd.concat([scores, failed])
+    failed = run.explained["status"].str.startswith("error")
+    outcomes = pd.concat([scores, run.explained[failed]])
     seeds = outcomes.groupby("explainer")["seed"].nunique()
     expected = {name: run.items * seeds.get(name, 1) for name in columns}
     kinds = outcomes["status"].str.extract("^(nan|error)", expand=False).fillna("ok")
@@ -214,9 +214,9 @@ def _agreement(
     """Do two metrics prefer the same methods on the same image? Controls do not take part."""
     ranked = {}
     methods = sorted({str(n) for frame in values.values() for n in frame if n not in controls})
-    sources = sorted({source for frame in values.values() for source in frame.index})
+    images = sorted({image for frame in values.values() for image in frame.index})
     for metric in sorted(values, key=names.order):
-        frame = values[metric].reindex(index=sources, columns=methods)
+        frame = values[metric].reindex(index=images, columns=methods)
         oriented = frame.to_numpy(dtype=float) * (1 if directions[metric] == "higher" else -1)
         # Ranks within an image leave out how easy the image is, which no method can help.
         ranked[metric] = stats.rankdata(oriented, axis=1, nan_policy="omit").ravel()
