@@ -53,7 +53,7 @@ class Run:
         scores: One row an item, explainer, metric and seed.
         explained: One row an item, explainer and seed: what the maps cost.
         items: How many items the plan has.
-        controls: The explainers that are controls: they never asked the model.
+        controls: The explainers that are controls: they do not explain the model on that image.
         subject: Data set, split, model and weights.
         versions: Of the software, by name, and the ``machine``.
         config: The configuration as it was written, if it is there.
