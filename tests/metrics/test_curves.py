@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import integrate
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 from toys import ConvNet, CountedRows, Limited, Normalised, WithArguments, images, state
@@ -64,7 +65,7 @@ def test_areas_on_a_linear_model_have_a_closed_form(seed: int, steps: int) -> No
         left = [shown[24] - shown[k] for k in counts]
         right = [shown[24 - k] for k in counts]
         for name, curve in (("deletion", left), ("insertion", right)):
-            area = np.trapezoid(curve, np.array(counts) / 24)
+            area = integrate.trapezoid(curve, np.array(counts) / 24)
             assert found[name][i].item() == pytest.approx(area.item(), rel=1e-5)
     if steps > 1:
         gap = abpc(total, x, maps, steps=steps, score="identity")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from captum_excon.transforms import Saliency
@@ -64,7 +64,7 @@ GEOMETRIC = {
     v2.RandomZoomOut: {"fill": FRACTION, "side_range": st.just((1.0, 2.0))},
     v2.RandomRotation: {
         "degrees": st.floats(0, 180),
-        "interpolation": st.just("bilinear"),
+        "interpolation": st.just(InterpolationMode.BILINEAR),
         "expand": st.booleans(),
         "fill": FRACTION,
     },
@@ -254,7 +254,7 @@ def test_precision_changes_when_asked_for_maps():
 
 def test_maps_are_bilinear_where_images_are_not():
     column = torch.tensor([0.0, 1.0]).expand(1, 2, 2)
-    image, saliency = v2.Resize((4, 4), interpolation="nearest")(
+    image, saliency = v2.Resize((4, 4), interpolation=InterpolationMode.NEAREST)(
         tv_tensors.Image(column), Saliency(column)
     )
     assert image[0, 0].tolist() == [0, 0, 1, 1]
@@ -317,7 +317,8 @@ def test_functionals_keep_the_type_and_leading_dimensions(functional, options, s
     values = ramp(*shape)
     interpolates = "interpolation" in inspect.signature(functional).parameters
     as_map, as_image = (
-        {"interpolation": mode} if interpolates else {} for mode in ("nearest", "bilinear")
+        {"interpolation": mode} if interpolates else {}
+        for mode in (InterpolationMode.NEAREST, InterpolationMode.BILINEAR)
     )
     moved = functional(Saliency(values), **options, **as_map)
     assert is_saliency(moved, (*shape[:-2], *size))
@@ -363,7 +364,7 @@ def test_a_number_fills_maps_and_a_colour_does_not(name, fill, expected):
 
 def test_black_around_an_image_meets_zero_around_its_map_with_the_same_edge():
     values = ramp(1, 9, 9) + 1
-    rotate = v2.RandomRotation((20, 20), "bilinear", fill=(0, 0, 0))
+    rotate = v2.RandomRotation((20, 20), InterpolationMode.BILINEAR, fill=(0, 0, 0))
     image, saliency = rotate(tv_tensors.Image(values.expand(3, 9, 9)), Saliency(values))
     assert torch.equal(image[:1], saliency.as_subclass(Tensor))
 
@@ -431,9 +432,9 @@ def test_plain_images_and_pil_images_keep_their_maps():
     [
         v2.RandomResizedCrop(24),
         v2.Resize((20, 30)),
-        v2.RandomAffine(30, (0.2, 0.2), (0.7, 1.3), 20, "bilinear"),
+        v2.RandomAffine(30, (0.2, 0.2), (0.7, 1.3), 20, InterpolationMode.BILINEAR),
         v2.RandomPerspective(0.5, p=1),
-        v2.RandomRotation(40, "bilinear", expand=True),
+        v2.RandomRotation(40, InterpolationMode.BILINEAR, expand=True),
     ],
 )
 def test_pictures_of_pillow_and_of_bytes_move_to_the_same_pixels(move):
