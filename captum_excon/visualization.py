@@ -189,6 +189,7 @@ def grid(
     widths = [max([height // 2, *(t.width for t in c if t)]) for c in zip(*tiles, strict=True)]
     gutter = max(4, height // 36)
     font = ImageFont.truetype(
+        # Pillow 9.1 takes no Path.
         str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")),
         max(12, height // 16),
         layout_engine=ImageFont.Layout.BASIC,
