@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Runs ``captum-excon``; exits with status 2 if its library is not installed."""
     try:
-        from captum_excon.cli import app
+        from captum_excon.cli.app import app
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise

@@ -1,13 +1,174 @@
-"""Settings in YAML files: read, and checked against the fields of a dataclass."""
+"""Settings declared once, as pydantic models: read from YAML or NAME=VALUE and checked."""
 
 from __future__ import annotations
 
+import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from captum_excon._images import UserError, close_names, one_line
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from captum_excon._messages import close_names, one_line
+from captum_excon.errors import UserError
+
+
+class Settings(BaseModel):
+    """A group of settings; each field declares its type, default, range and help text.
+
+    Example:
+        >>> from pydantic import Field
+        >>> class Loop(Settings):
+        ...     epochs: int = Field(10, ge=1, description="Passes over the training images.")
+        >>> validated(Loop, {"epochs": 0}, "run.yaml")
+        Traceback (most recent call last):
+        ...
+        captum_excon.errors.UserError: run.yaml: epochs should be greater than or equal to 1, but found 0
+    """  # noqa: E501 (an error's text stands on one line)
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as a number, which YAML 1.1 takes for a string because it lacks a dot."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that maps names of settings to values.
+
+    Raises:
+        UserError: The file cannot be read, or does not hold a YAML mapping.
+    """
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML ({one_line(error)})") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: expected lines of 'setting: value', but found {settings!r}")
+    return settings
+
+
+def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
+    """Reads texts such as ``data.count=8``, the value as YAML.
+
+    Raises:
+        UserError: A text has no ``=``, or its value is not valid YAML.
+
+    Example:
+        >>> parse_assignments(["data.count=8", "layer=null", "lr=1e-3"])
+        {'data.count': 8, 'layer': None, 'lr': 0.001}
+    """
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set expects NAME=VALUE, but found {text!r}")
+        try:
+            values[name.strip().replace("-", "_")] = yaml.load(value, _Loader)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {text}: not valid YAML ({one_line(error)})") from error
+    return values
+
+
+def assign(settings: dict[str, Any], name: str, value: Any) -> None:
+    """Sets the value of a dotted name in nested settings, in place.
+
+    Raises:
+        UserError: A part of the name stands for a plain value.
+
+    Example:
+        >>> settings = {"data": {"count": 4}}
+        >>> assign(settings, "data.count", 8)
+        >>> settings
+        {'data': {'count': 8}}
+    """
+    *sections, last = name.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise UserError(f"{name}: {section!r} is a value, not a section: {settings!r}")
+    settings[last] = value
+
+
+def validated(cls: type[S], settings: Mapping[str, Any], source: str | Path | None = None) -> S:
+    """Builds a settings object from plain values.
+
+    Args:
+        cls: The class of the settings.
+        settings: Values by name, as YAML gives them.
+        source: Where they come from, for the message.
+
+    Raises:
+        UserError: A setting is unknown, missing, of the wrong type or out of range. The message
+            names the source, the setting, what was found and what is allowed.
+    """
+    try:
+        return cls.model_validate(dict(settings))
+    except ValidationError as error:
+        prefix = "" if source is None else f"{source}: "
+        raise UserError(prefix + _explained(cls, error, settings)) from error
+
+
+def _explained(cls: type[BaseModel], error: ValidationError, settings: Mapping[str, Any]) -> str:
+    """Describes the first setting that is wrong, with all that it may be."""
+    problems = error.errors(include_url=False)
+    name, known = _located(cls, problems[0]["loc"], settings)
+    here = [p for p in problems if _located(cls, p["loc"], settings)[0] == name]
+    kind, found = here[0]["type"], here[0]["input"]
+    if kind == "extra_forbidden":
+        last = name.rpartition(".")[2]
+        return f"unknown setting {name!r}" + (
+            close_names(last, known) or f"; settings are {', '.join(known)}"
+        )
+    if kind == "missing":
+        return f"the setting {name!r} is missing"
+    if kind == "value_error":
+        message = here[0]["msg"].removeprefix("Value error, ")
+        return f"{name}: {message}" if name else message
+    # The members of a union each say what they take.
+    allowed = " or ".join(dict.fromkeys(p["msg"].removeprefix("Input should be ") for p in here))
+    return f"{name} should be {allowed}, but found {found!r}"
+
+
+def _located(
+    cls: type[BaseModel], loc: tuple[int | str, ...], settings: Any
+) -> tuple[str, list[str]]:
+    """Returns the dotted name that ``loc`` stands for, and the names known beside it.
+
+    A location also names the members of unions, which nobody wrote: whatever is neither a key of
+    the settings nor the end of a location is left out.
+    """
+    names: list[str] = []
+    fields: dict[str, Any] = dict(cls.model_fields)
+    for part in loc:
+        inside = isinstance(settings, Mapping) and part in settings
+        listed = isinstance(settings, list) and isinstance(part, int) and part < len(settings)
+        if inside or listed:
+            settings = settings[part]
+        elif part not in fields:
+            continue
+        else:
+            settings = None
+        names.append(str(part))
+        known = list(fields)
+        annotation = getattr(fields.get(str(part)), "annotation", None)
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            fields = dict(annotation.model_fields)
+    return ".".join(names), known if names else list(fields)
 
 
 def read_settings(path: Path) -> dict[str, Any]:

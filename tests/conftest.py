@@ -2,6 +2,7 @@ import signal
 
 import pytest
 import torch
+from helpers.workplace import workplace  # noqa: F401 (a fixture of several folders)
 
 # Small networks gain nothing from threads, and parallel test runs lose by them.
 torch.set_num_threads(1)

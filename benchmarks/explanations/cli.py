@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captum_excon._console import complain, one_line_errors
-from captum_excon._images import UserError
+from captum_excon.cli.console import complain, one_line_errors
+from captum_excon.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.explanations.config import Config
-    from benchmarks.explanations.plan import Plan
-    from benchmarks.explanations.progress import Talk
-    from benchmarks.explanations.stage import Outcome
-    from captum_excon._models import Model
+    from benchmarks.explanations.stages.common import Outcome
+    from benchmarks.explanations.stages.plan import Plan
+    from benchmarks.explanations.stages.progress_mode import Talk
+    from captum_excon.models.factory import Model
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,9 +92,9 @@ def plan_command(
 ) -> None:
     """Selects the items, writes config.yaml and plan.json, and tells what all of it will cost."""
     with one_line_errors(traceback) as say:
-        from benchmarks.explanations.cost import estimate_cost
-        from benchmarks.explanations.model import open_model
-        from benchmarks.explanations.plan import make_plan
+        from benchmarks.explanations.stages.cost import estimate_cost
+        from benchmarks.explanations.stages.model import open_model
+        from benchmarks.explanations.stages.plan import make_plan
 
         wanted = _config(folder, config, settings)
         model = open_model(wanted)
@@ -116,9 +116,9 @@ def explain_command(
 ) -> None:
     """Explains the items and keeps the raw maps."""
     with one_line_errors(traceback):
-        from benchmarks.explanations.explain import explain
-        from benchmarks.explanations.stage import Shard
-        from benchmarks.explanations.team import Team
+        from benchmarks.explanations.stages.common import Shard
+        from benchmarks.explanations.stages.explain import explain
+        from benchmarks.explanations.stages.process_group import Team
 
         part = Shard.parse(shard)
         team = Team()
@@ -143,10 +143,10 @@ def score_command(
 ) -> None:
     """Scores the maps by every metric."""
     with one_line_errors(traceback) as say:
-        from benchmarks.explanations.profiling import Profile
-        from benchmarks.explanations.score import score
-        from benchmarks.explanations.stage import Shard
-        from benchmarks.explanations.team import Team
+        from benchmarks.explanations.stages.common import Shard
+        from benchmarks.explanations.stages.process_group import Team
+        from benchmarks.explanations.stages.profiling import Profile
+        from benchmarks.explanations.stages.score import score
 
         part = Shard.parse(shard)
         team = Team()
@@ -185,12 +185,12 @@ def run_command(
 ) -> None:
     """Does all stages one after the other; with --shard all but the report."""
     with one_line_errors(traceback) as say:
-        from benchmarks.explanations.explain import explain
-        from benchmarks.explanations.model import open_model
-        from benchmarks.explanations.plan import make_plan
-        from benchmarks.explanations.score import score
-        from benchmarks.explanations.stage import Shard
-        from benchmarks.explanations.team import Team
+        from benchmarks.explanations.stages.common import Shard
+        from benchmarks.explanations.stages.explain import explain
+        from benchmarks.explanations.stages.model import open_model
+        from benchmarks.explanations.stages.plan import make_plan
+        from benchmarks.explanations.stages.process_group import Team
+        from benchmarks.explanations.stages.score import score
 
         part = Shard.parse(shard)
         team = Team()
@@ -224,7 +224,7 @@ def compare_command(
 ) -> None:
     """Compares two runs; exit status 1 if something is significantly worse in NEW."""
     with one_line_errors(traceback) as say:
-        from benchmarks.explanations.compare import compare
+        from benchmarks.explanations.analysis.compare import compare
 
         with redirect_stdout(io.StringIO()) as text:
             status = compare(old, new)
@@ -245,8 +245,8 @@ def _config(folder: Path, name: str | None, settings: list[str]) -> Config:
 
 def _check(plan: Plan) -> None:
     """Finds wrong names and options now and not after hours."""
-    from benchmarks.explanations.explain import make_explainers
-    from benchmarks.explanations.metrics import make_metric
+    from benchmarks.explanations.metrics.registry import make_metric
+    from benchmarks.explanations.stages.explain import make_explainers
 
     make_explainers(plan.config)
     for choice in plan.config.metrics:
@@ -254,7 +254,7 @@ def _check(plan: Plan) -> None:
 
 
 def _forget(folder: Path, retry: bool, rank: int) -> None:
-    from benchmarks.explanations.stage import forget_errors
+    from benchmarks.explanations.stages.common import forget_errors
 
     if retry and rank == 0:
         forget_errors(folder)
@@ -265,8 +265,8 @@ def _report(folder: Path, gallery: bool, model: Model | None = None) -> Path:
 
     if not gallery:
         return write_report(folder)
-    from benchmarks.explanations.model import open_model
-    from benchmarks.explanations.plan import open_items, read_plan
+    from benchmarks.explanations.stages.model import open_model
+    from benchmarks.explanations.stages.plan import open_items, read_plan
 
     plan = read_plan(folder)
     items = open_items(plan, model or open_model(plan.config))

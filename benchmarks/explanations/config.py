@@ -9,8 +9,10 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
 
-from captum_excon._images import UserError, close_names, one_line, written_whole
+from captum_excon._files import written_whole
+from captum_excon._messages import close_names, one_line
 from captum_excon._settings import checked, read_settings, refuse_unknown
+from captum_excon.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -219,7 +221,7 @@ class Config:
         >>> load_config("quick", {"data.cuont": 4})
         Traceback (most recent call last):
         ...
-        captum_excon._images.UserError: data: unknown setting 'cuont'; did you mean 'count'?
+        captum_excon.errors.UserError: data: unknown setting 'cuont'; did you mean 'count'?
     """
 
     data: Data

@@ -34,10 +34,10 @@ from benchmarks.speed.masking import (
     environment,
     seconds,
 )
-from captum_excon._images import read_image
-from captum_excon._models import Model, load_model
+from captum_excon._files import read_image
 from captum_excon.metrics import deletion
-from captum_excon.metrics._scoring import default_rows
+from captum_excon.metrics._scorer import default_rows
+from captum_excon.models.factory import Model, load_model
 
 
 class PixelFlipping(quantus.PixelFlipping):

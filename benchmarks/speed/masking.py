@@ -31,8 +31,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_excon import AdaptiveHybridCAM, MultiLayerSISE, __version__, select_layers
-from captum_excon._images import read_image
-from captum_excon._models import load_model
+from captum_excon._files import read_image
+from captum_excon.models.factory import load_model
 
 PHOTOGRAPHS = ("chelsea", "astronaut", "coffee", "rocket")
 

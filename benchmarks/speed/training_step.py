@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.speed.masking import environment, seconds
 from captum_excon.losses import ExConLoss
-from captum_excon.training.encoders import ProjectionHead, build_encoder
+from captum_excon.training.modules.encoders import ProjectionHead, build_encoder
 from captum_excon.transforms import ExConViews
 
 

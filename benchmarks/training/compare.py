@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import get_args
 
 from benchmarks.training.runs import Job, locked, run_all
-from captum_excon._images import UserError, check_writable
-from captum_excon._train import _assignments
-from captum_excon.training.config import Method, TrainConfig
+from captum_excon._files import check_writable
+from captum_excon.cli.train import _assignments
+from captum_excon.errors import UserError
+from captum_excon.training.run.config import Method, TrainConfig
 
 METHODS: tuple[str, ...] = get_args(Method)
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.training.paired import paired, quantile, summary
-from captum_excon.training.tables import (
+from captum_excon.training.evaluation.tables import (
     Section,
     figures,
     higher_is_better,

@@ -18,8 +18,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from captum_excon._images import UserError
-from captum_excon.training.config import MACHINE, TrainConfig
+from captum_excon.errors import UserError
+from captum_excon.training.run.config import MACHINE, TrainConfig
 
 PROGRAM = [sys.executable, "-m", "captum_excon"]
 

@@ -14,8 +14,9 @@ import torch
 from benchmarks.speed.masking import environment
 from benchmarks.training.report import Run, as_markdown, compared
 from benchmarks.training.runs import Job
-from captum_excon._images import UserError, written_whole
-from captum_excon.training import plots
+from captum_excon._files import written_whole
+from captum_excon.errors import UserError
+from captum_excon.training.evaluation import plots
 
 
 def write(out: Path, jobs: Sequence[Job], failures: Mapping[str, str]) -> None:

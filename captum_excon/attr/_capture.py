@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_excon._layer_trace import registration
 from captum_excon.attr._captum import ForwardFunc, run_forward
 from captum_excon.attr._modes import eager
 from captum_excon.layers import SelectedLayer, channels_last_to_first, select_layers, unwrap
+from captum_excon.layers._trace import registration
 
 logger = logging.getLogger(__name__)
 

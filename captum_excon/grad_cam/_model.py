@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_excon._layer_trace import registration
 from captum_excon.attr._captum import run_forward
 from captum_excon.attr._capture import HookedLayer, Reshape
+from captum_excon.layers._trace import registration
 from captum_excon.targets import CallableTargets
 
 HALF = (torch.float16, torch.bfloat16)

@@ -10,12 +10,12 @@ from captum_excon.metrics.drop import (
     drop_increase,
     drop_increase_sweep,
 )
-from captum_excon.metrics.explain_func import as_explain_func
 from captum_excon.metrics.insertion_deletion import deletion, insertion
 from captum_excon.metrics.localization import bbox, ebpg, miou
 from captum_excon.metrics.pointing import ClassMean, class_mean, difficult, pointing_game
+from captum_excon.metrics.quantus.explain_func import as_explain_func
+from captum_excon.metrics.quantus.known_issues import REFUSED, TRUSTED, Refusal, refusal
 from captum_excon.metrics.remove_and_debias import road
-from captum_excon.metrics.trust import REFUSED, TRUSTED, Refusal, refusal
 
 __all__ = [
     "REFUSED",

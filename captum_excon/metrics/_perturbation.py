@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_excon.metrics._fill import Fill, remover
 from captum_excon.metrics._maps import informative, nan_where, precise, ranks
-from captum_excon.metrics._scoring import Scorer
+from captum_excon.metrics._scorer import Scorer
 
 Order = Literal["morf", "lerf"]
 

@@ -13,7 +13,7 @@ from captum_excon.attr._scoring import Score
 from captum_excon.metrics._fill import Fill
 from captum_excon.metrics._maps import check_maps, precise
 from captum_excon.metrics._perturbation import STEPS, curves
-from captum_excon.metrics._scoring import Scorer
+from captum_excon.metrics._scorer import Scorer
 
 
 def abpc(

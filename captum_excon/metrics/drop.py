@@ -20,7 +20,7 @@ from captum_excon.metrics._maps import (
     ranks,
     scaled,
 )
-from captum_excon.metrics._scoring import Scorer
+from captum_excon.metrics._scorer import Scorer
 
 
 class DropIncrease(NamedTuple):

@@ -8,36 +8,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captum_excon.training.config import TrainConfig
-    from captum_excon.training.corrupted import corruptions, open_corrupted
-    from captum_excon.training.data import ExplanationDataModule
-    from captum_excon.training.datasets import LabelledImages, open_dataset
-    from captum_excon.training.edda_module import EDDAModule
-    from captum_excon.training.encoders import ProjectionHead, build_encoder
-    from captum_excon.training.excon_module import ExConModule
-    from captum_excon.training.explainers import build_explainer
-    from captum_excon.training.modules import METHODS, build_module, load_module
-    from captum_excon.training.runner import load_run, train
-    from captum_excon.training.sampling import EpochSampler
+    from captum_excon.training.data.corrupted import corruptions, open_corrupted
+    from captum_excon.training.data.datasets import LabelledImages, open_dataset
+    from captum_excon.training.data.module import ExplanationDataModule
+    from captum_excon.training.data.sampling import EpochSampler
+    from captum_excon.training.modules.edda import EDDAModule
+    from captum_excon.training.modules.encoders import ProjectionHead, build_encoder
+    from captum_excon.training.modules.excon import ExConModule
+    from captum_excon.training.modules.explainers import build_explainer
+    from captum_excon.training.modules.factory import METHODS, build_module, load_module
+    from captum_excon.training.run.config import TrainConfig
+    from captum_excon.training.run.runner import load_run, train
 
 _MODULES = {
-    "METHODS": "modules",
-    "EDDAModule": "edda_module",
-    "EpochSampler": "sampling",
-    "ExConModule": "excon_module",
-    "ExplanationDataModule": "data",
-    "LabelledImages": "datasets",
-    "ProjectionHead": "encoders",
-    "TrainConfig": "config",
-    "build_encoder": "encoders",
-    "build_explainer": "explainers",
-    "build_module": "modules",
-    "corruptions": "corrupted",
-    "load_module": "modules",
-    "load_run": "runner",
-    "open_corrupted": "corrupted",
-    "open_dataset": "datasets",
-    "train": "runner",
+    "METHODS": "modules.factory",
+    "EDDAModule": "modules.edda",
+    "EpochSampler": "data.sampling",
+    "ExConModule": "modules.excon",
+    "ExplanationDataModule": "data.module",
+    "LabelledImages": "data.datasets",
+    "ProjectionHead": "modules.encoders",
+    "TrainConfig": "run.config",
+    "build_encoder": "modules.encoders",
+    "build_explainer": "modules.explainers",
+    "build_module": "modules.factory",
+    "corruptions": "data.corrupted",
+    "load_module": "modules.factory",
+    "load_run": "run.runner",
+    "open_corrupted": "data.corrupted",
+    "open_dataset": "data.datasets",
+    "train": "run.runner",
 }
 
 __all__ = [

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_excon.transforms._explain import Classifier, Explainer, Mode
-from captum_excon.transforms._explaining import ExplainingModule
+from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._fill import Fill, fill_values, occlude
 from captum_excon.transforms._region import check_region, kept_area, salient_region
+from captum_excon.transforms._undisturbed import Classifier, Explainer, Mode
 
 __all__ = ["ExConBatch", "ExConViews"]
 

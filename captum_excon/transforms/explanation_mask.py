@@ -11,15 +11,15 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from captum_excon.transforms._explain import (
+from captum_excon.transforms._fill import Fill, check_fill, fill_values, occlude
+from captum_excon.transforms._region import check_region, salient_region
+from captum_excon.transforms._undisturbed import (
     Explainer,
     explain,
     explained_module,
     to_maps,
     undisturbed,
 )
-from captum_excon.transforms._fill import Fill, check_fill, fill_values, occlude
-from captum_excon.transforms._region import check_region, salient_region
 from captum_excon.transforms.saliency import Saliency
 
 __all__ = ["ExplanationMask"]

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from toys import (
+from helpers.toys import (
     LAYERED,
     MASKING,
     METHODS,
@@ -27,6 +26,7 @@ from toys import (
     state,
     tokens_to_map,
 )
+from torch import Tensor, nn
 
 EVERY = list(METHODS)
 SISES = ["MultiLayerSISE", "AdaptiveHybridCAM"]

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from toys import (
+from helpers.toys import (
     LAYERED,
     LAYERS,
     MASKING,
@@ -29,6 +28,7 @@ from toys import (
     state,
     tokens_to_map,
 )
+from torch import Tensor, nn
 
 from captum_excon import select_layers
 from captum_excon.attr import RISE, attribution_methods

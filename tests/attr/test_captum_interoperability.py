@@ -9,8 +9,8 @@ import torch
 from captum.attr import LayerAttribution, NoiseTunnel
 from captum.attr import visualization as viz
 from captum.metrics import infidelity, sensitivity_max
+from helpers.toys import METHODS, ConvNet, hook_count, images
 from torch import Tensor
-from toys import METHODS, ConvNet, hook_count, images
 
 from captum_excon.attr import IntegratedGradCAM
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toys import METHODS, images, seeded, state
 from torch import Tensor, nn
-from toys import METHODS, images, seeded, state
 
 from captum_excon.attr import RISE, AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import oracles
 import pytest
 import torch
+from helpers import oracles
+from helpers.toys import LAYERS, METHODS, ConvNet, CountedRows, demo_model, images, photographs
 from torch import Tensor
-from toys import LAYERS, METHODS, ConvNet, CountedRows, demo_model, images, photographs
 
 from captum_excon import select_layers
 

@@ -9,8 +9,8 @@ import math
 
 import pytest
 import torch
+from helpers.toys import CountedRows
 from torch import Tensor, nn
-from toys import CountedRows
 
 from captum_excon.attr import RISE, AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import METHODS, ConvNet, Normalised, images, state
+from helpers.toys import METHODS, ConvNet, Normalised, images, state
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all zero:UserWarning")
 

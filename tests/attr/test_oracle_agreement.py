@@ -4,11 +4,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import oracles
 import pytest
 import torch
-from torch import Tensor, nn
-from toys import (
+from helpers import oracles
+from helpers.toys import (
     LAYERS,
     BareConvNet,
     ConvNet,
@@ -19,6 +18,7 @@ from toys import (
     photographs,
     tokens_to_map,
 )
+from torch import Tensor, nn
 
 from captum_excon.attr import RISE, AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
 

@@ -1,13 +1,13 @@
 """Properties that hold for every network and image, on drawn examples."""
 
 import numpy as np
-import oracles
 import pytest
 import torch
+from helpers import oracles
+from helpers.toys import LAYERS, METHODS, ConvNet, images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
-from toys import LAYERS, METHODS, ConvNet, images
 
 from captum_excon.attr._masks import otsu
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_runs import finished, lines, maps, planned, records, tiny_config
+from helpers.tiny_runs import finished, lines, maps, planned, records, tiny_config
 from typer.testing import CliRunner
 
 from benchmarks.explanations.cli import app
-from benchmarks.explanations.controls import CONTROLS
+from benchmarks.explanations.methods.controls import CONTROLS
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_runs import MEASURED, finished, lines, maps, planned, records, stages, tiny_config
+from helpers.tiny_runs import MEASURED, finished, lines, maps, planned, records, stages, tiny_config
 
-from benchmarks.explanations import stage
-from benchmarks.explanations.records import key, read_records
 from benchmarks.explanations.report import write_report
+from benchmarks.explanations.stages import common as stage
+from benchmarks.explanations.stages.records import key, read_records
 
 # Imports torch once, for all processes that are killed.
 CONTEXT = multiprocessing.get_context("forkserver")

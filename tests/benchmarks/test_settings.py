@@ -9,7 +9,7 @@ from benchmarks.explanations.config import (
     load_config,
     parse_overrides,
 )
-from captum_excon._images import UserError
+from captum_excon.errors import UserError
 
 SMALL = {
     "data": {"kind": "synthetic", "count": 4},

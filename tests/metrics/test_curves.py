@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.toys import ConvNet, CountedRows, Limited, Normalised, WithArguments, images, state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
-from toys import ConvNet, CountedRows, Limited, Normalised, WithArguments, images, state
 
 from captum_excon.metrics import (
     abpc,

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from toys import ConvNet, CountedRows
+from helpers.toys import ConvNet, CountedRows
 
 from captum_excon.metrics import REFUSED, drop_increase
 
@@ -24,10 +24,10 @@ def test_a_missing_quantus_names_what_to_install(monkeypatch) -> None:
     with pytest.raises(ImportError, match=r"captum-excon\[bench\]"):
         REFUSED["quantus.ROAD"].works()
     monkeypatch.setitem(sys.modules, "quantus.helpers.enums", None)
-    for name in ("quantus_metrics", "_quantus_base"):
+    for name in ("quantus.classes", "quantus._base"):
         monkeypatch.delitem(sys.modules, f"captum_excon.metrics.{name}", raising=False)
     with pytest.raises(ImportError, match=r"captum-excon\[bench\]"):
-        import captum_excon.metrics.quantus_metrics  # noqa: F401
+        import captum_excon.metrics.quantus.classes  # noqa: F401
 
 
 @pytest.mark.parametrize(("side", "rows"), [(8, 64), (224, 3), (1024, 1)])

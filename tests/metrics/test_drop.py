@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from helpers.toys import ConvNet, CountedRows, images
 from torch import Tensor
-from toys import ConvNet, CountedRows, images
 
 from captum_excon.metrics import (
     average_drop_increase,

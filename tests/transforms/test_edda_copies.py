@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import IntegratedGradients, LayerGradCam, Saliency
-from explained_toys import Brightest, Unsteady, first_channel, left_as_it_was
+from helpers.explained_toys import Brightest, Unsteady, first_channel, left_as_it_was
+from helpers.toys import CountedRows, images
 from torch import Tensor
-from toys import CountedRows, images
 
 from captum_excon import AdaptiveHybridCAM
 from captum_excon.transforms import EDDA

@@ -5,10 +5,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam
-from explained_toys import Brightest, NoSynchronisation, Unsteady, first_channel, left_as_it_was
+from helpers.explained_toys import (
+    Brightest,
+    NoSynchronisation,
+    Unsteady,
+    first_channel,
+    left_as_it_was,
+)
+from helpers.toys import CountedRows, images
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from toys import CountedRows, images
 
 from captum_excon.transforms import EDDA, ExConViews
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
-from explained_toys import Unsteady, left_as_it_was, training_state
+from helpers.explained_toys import Unsteady, left_as_it_was, training_state
+from helpers.toys import ConvNet, images
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from toys import ConvNet, images
 
 from captum_excon import AdaptiveHybridCAM, IntegratedGradCAM
-from captum_excon.transforms._explain import explain, undisturbed
+from captum_excon.transforms._undisturbed import explain, undisturbed
 
 LABELS = torch.tensor([0, 1, 2, 3])
 

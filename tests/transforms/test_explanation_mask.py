@@ -5,12 +5,12 @@ import pytest
 import torch
 from captum.attr import IntegratedGradients, LayerGradCam
 from captum.attr import Saliency as GradientSaliency
-from explained_toys import Unsteady, first_channel, left_as_it_was
+from helpers.explained_toys import Unsteady, first_channel, left_as_it_was
+from helpers.toys import images
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from toys import images
 
 from captum_excon import AdaptiveHybridCAM
 from captum_excon.transforms import ExplanationMask, RandomOcclusion, Saliency

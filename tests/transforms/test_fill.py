@@ -1,6 +1,6 @@
 import pytest
 import torch
-from toys import images
+from helpers.toys import images
 
 from captum_excon.transforms._fill import fill_values, occlude
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.explanations.analysis.run import Run
+from benchmarks.explanations.analysis.summaries import BEST, Analysis
 from benchmarks.explanations.report.layout import Cell, Row, Table, rows_of, text_of
-from benchmarks.explanations.report.load import Run
-from benchmarks.explanations.report.tables import BEST, Analysis
 
 SIGNS = (
     "Bold: significantly better than every other method. ≈: the best mean over the images that all "

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from benchmarks.explanations.report import names
-from benchmarks.explanations.report.load import Run
+from benchmarks.explanations.analysis import names
+from benchmarks.explanations.analysis.run import Run
 from captum_excon.visualization import overlay
 
 Pictures = Callable[[int], Image.Image]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from benchmarks.explanations.report import names
-from benchmarks.explanations.report.load import Run
-from benchmarks.explanations.report.tables import BEST, TIED, UNBEATEN, Analysis
+from benchmarks.explanations.analysis import names
+from benchmarks.explanations.analysis.run import Run
+from benchmarks.explanations.analysis.summaries import BEST, TIED, UNBEATEN, Analysis
 
 NONE = "–"
 INTERVAL = "95 % bootstrap interval of that mean over images"

@@ -10,11 +10,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from benchmarks.explanations.report import names, plots, svg
+from benchmarks.explanations.analysis import names
+from benchmarks.explanations.analysis.run import Run
+from benchmarks.explanations.analysis.summaries import Analysis
+from benchmarks.explanations.report import plots, svg
 from benchmarks.explanations.report.gallery import Gallery
 from benchmarks.explanations.report.layout import Table, rows_of
-from benchmarks.explanations.report.load import Run
-from benchmarks.explanations.report.tables import Analysis
 
 HERE = Path(__file__).parent
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from benchmarks.explanations.report import names, svg
-from benchmarks.explanations.report.tables import Analysis
+from benchmarks.explanations.analysis import names
+from benchmarks.explanations.analysis.summaries import Analysis
+from benchmarks.explanations.report import svg
 
 
 @dataclass(frozen=True)

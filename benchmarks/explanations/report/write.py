@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from benchmarks.explanations.analysis.run import Run, load_run
+from benchmarks.explanations.analysis.summaries import Analysis, analyse
 from benchmarks.explanations.report import exports, layout, page
 from benchmarks.explanations.report.gallery import Pictures, build
-from benchmarks.explanations.report.load import Run, load_run
-from benchmarks.explanations.report.tables import Analysis, analyse
-from captum_excon._images import UserError, check_writable, one_line, written_whole
+from captum_excon._files import check_writable, written_whole
+from captum_excon._messages import one_line
+from captum_excon.errors import UserError
 
 
 def write_report(run_folder: Path, *, pictures: Pictures | None = None) -> Path:

@@ -1,0 +1,155 @@
+"""Which rows of the data become items: a fixed random order, and the protocol's conditions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from tqdm.auto import tqdm
+
+from benchmarks.explanations.config import BoxesData, Config, GridData
+from benchmarks.explanations.data.classes import UNKNOWN
+from benchmarks.explanations.data.items import Item, Items, PlannedItem, View, Views, normalized
+from benchmarks.explanations.data.mosaics import CELLS, draw_mosaics
+from captum_excon.errors import UserError
+from captum_excon.models.factory import Model
+from captum_excon.training.data.sampling import derive_seed
+
+
+def select_items(
+    config: Config, model: Model, *, progress: bool = True
+) -> tuple[tuple[PlannedItem, ...], dict[str, int]]:
+    """Selects the items: images one by one, so that no batch has a say.
+
+    Returns:
+        The items, and how many rows were passed over for which reason.
+
+    Raises:
+        UserError: No row meets the conditions, or too few for a mosaic.
+    """
+    views = Views(config, model)
+    skipped: Counter[str] = Counter()
+    with tqdm(
+        desc="selecting", total=config.data.count, unit="image", disable=None if progress else True
+    ) as bar:
+        found = []
+        for planned in _suitable(config, views, model, skipped):
+            found.append(planned)
+            bar.update()
+            if _enough(config, found):
+                break
+    if not found:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+        raise UserError(
+            f"none of the {len(views.labels)} rows of {views.source.dataset} is suitable: {reasons}"
+        )
+    if isinstance(config.data, GridData):
+        return _mosaics(config, views, model, found), dict(skipped)
+    return tuple(found), dict(skipped)
+
+
+def _enough(config: Config, found: list[PlannedItem]) -> bool:
+    classes = CELLS if isinstance(config.data, GridData) else 1
+    return len(found) >= config.data.count and len({item.label for item in found}) >= classes
+
+
+def _suitable(
+    config: Config, views: Views, model: Model, skipped: Counter[str]
+) -> Iterator[PlannedItem]:
+    generator = torch.Generator().manual_seed(derive_seed(config.data.seed, 3))
+    order = torch.randperm(len(views.labels), generator=generator).tolist()
+    number = 0
+    for row in order:
+        label = views.labels[row]
+        if label == UNKNOWN:
+            skipped["of a class that the model does not know"] += 1
+            continue
+        view = views[row]
+        if reason := _unfit(config, view):
+            skipped[reason] += 1
+            continue
+        probabilities = model.probabilities(normalized(view.pixels, model)[None])
+        predicted = int(probabilities.argmax())
+        target = label if config.protocol.target == "label" else predicted
+        probability = float(probabilities[target])
+        if reason := _rejected(config, predicted == label, probability):
+            skipped[reason] += 1
+            continue
+        name = views.source.names[row]
+        yield PlannedItem(
+            number,
+            name,
+            views.source.image(row),
+            (name,),
+            0,
+            label,
+            views.class_name(row),
+            predicted,
+            target,
+            probability,
+        )
+        number += 1
+
+
+def _unfit(config: Config, view: View) -> str | None:
+    if view.mask is None:
+        return None
+    if not view.mask.any():
+        return "without an object in the model's view"
+    if isinstance(config.data, BoxesData) and view.mask.float().mean() > config.data.max_area:
+        return "with objects larger than max_area"
+    return None
+
+
+def _rejected(config: Config, correct: bool, probability: float) -> str | None:
+    grid = isinstance(config.data, GridData)
+    if not correct and (grid or config.protocol.only_correct):
+        return "classified wrongly"
+    least = config.data.min_probability if isinstance(config.data, GridData) else 0
+    if probability < max(least, config.protocol.min_probability):
+        return "below min_probability"
+    return None
+
+
+def _mosaics(
+    config: Config, views: Views, model: Model, singles: list[PlannedItem]
+) -> tuple[PlannedItem, ...]:
+    try:
+        drawn = draw_mosaics([s.label for s in singles], config.data.count, config.data.seed)
+    except ValueError as error:
+        raise UserError(
+            f"{views.source.dataset}: {error} among {len(singles)} suitable images; add images, or "
+            "lower data.min_probability"
+        ) from error
+    outline = []
+    for number, (cells, position) in enumerate(drawn):
+        single = singles[cells[position]]
+        rows = tuple(singles[cell].source for cell in cells)
+        source = f"{'+'.join(rows)}@{position}"
+        outline.append(
+            PlannedItem(
+                number,
+                source,
+                source,
+                rows,
+                position,
+                single.label,
+                single.name,
+                single.predicted,
+                single.label,
+                single.probability,
+            )
+        )
+    return tuple(_seen(item, model) for item in Items(config, outline, model))
+
+
+def _seen(item: Item, model: Model) -> PlannedItem:
+    """A mosaic with what the model makes of all of it."""
+    probabilities = model.probabilities(item.image[None])
+    return replace(
+        item.planned,
+        predicted=int(probabilities.argmax()),
+        probability=float(probabilities[item.target]),
+    )

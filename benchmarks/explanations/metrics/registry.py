@@ -1,0 +1,292 @@
+"""Metrics by name: all maps of one image are scored together, so that forward batches are full.
+
+Metrics of one *family* with the same options come from the same forward passes: Drop and Increase,
+and their soft relatives.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.explanations.config import Choice
+from benchmarks.explanations.metrics.quantus_adapter import QuantusMetric
+from captum_excon import metrics as m
+from captum_excon._messages import close_names
+from captum_excon.errors import UserError
+from captum_excon.metrics._perturbation import STEPS, Order
+from captum_excon.metrics.remove_and_debias import TENTHS
+
+Direction = Literal["higher", "lower"]
+PAPERS_SHARE = 0.15
+NO_TRUTH = "the data has no ground truth"
+
+
+class Maps(NamedTuple):
+    """One image with the maps of several explainers.
+
+    Attributes:
+        model: The network.
+        image: (1, C, H, W).
+        target: The class that was explained.
+        mask: The object, (1, H, W) bool, or None.
+        maps: After the post-processing, (E, 1, H, W).
+        black: Black as the network sees it, (1, C, 1, 1).
+        seed: Of the benchmark.
+        rows: Rows per forward pass; None to find them from the image's size.
+    """
+
+    model: nn.Module
+    image: Tensor
+    target: int
+    mask: Tensor | None
+    maps: Tensor
+    black: Tensor
+    seed: int
+    rows: int | None
+
+    @property
+    def images(self) -> Tensor:
+        """The image once for each map, (E, C, H, W)."""
+        return self.image.expand(len(self.maps), *self.image.shape[1:])
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a metric says of each map.
+
+    Attributes:
+        values: (E,).
+        curves: (E, S), or None.
+        fractions: Of pixels that are kept, removed or inserted, (S,); None without curves.
+        rows: Forward rows that each map needed, those aside that filled up the last batch.
+    """
+
+    values: Tensor
+    curves: Tensor | None = None
+    fractions: list[float] | None = None
+    rows: int = 0
+
+
+Compute = Callable[..., dict[str, Scores]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Metrics that come from the same computation.
+
+    Attributes:
+        directions: Of its metrics, by name.
+        compute: From `Maps` and options to the scores of each.
+        options: The names of its options.
+        mass: Whether it needs a map with positive values.
+        truth: Whether it needs the ground truth.
+    """
+
+    directions: dict[str, Direction]
+    compute: Compute
+    options: frozenset[str] = frozenset()
+    mass: bool = False
+    truth: bool = False
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of a config.
+
+    Attributes:
+        choice: As in the config.
+        family: What computes it.
+    """
+
+    choice: Choice
+    family: Family = field(compare=False)
+
+    @property
+    def direction(self) -> Direction:
+        """Which values are better."""
+        return self.family.directions[self.choice.name]
+
+    @property
+    def group(self) -> str:
+        """The same for metrics that one computation gives."""
+        return repr((sorted(self.family.directions), sorted(self.choice.options.items())))
+
+    def compute(self, maps: Maps) -> dict[str, Scores]:
+        """The scores of all metrics in the family, by name."""
+        return self.family.compute(maps, **self.choice.options)
+
+    def reasons(self, maps: Maps) -> list[str | None]:
+        """Why a value is NaN, for each map."""
+        if self.family.truth and maps.mask is None:
+            return [NO_TRUTH] * len(maps.maps)
+        masks = None
+        if self.family.truth and maps.mask is not None:
+            masks = maps.mask.expand(len(maps.maps), *maps.mask.shape[1:])
+        return m.nan_reasons(maps.maps, masks, mass=self.family.mass)
+
+
+def make_metric(choice: Choice) -> Metric:
+    """Looks up a metric of a config.
+
+    Raises:
+        UserError: There is no such metric or option, a package is missing, or Quantus's metric of
+            this name is not right.
+
+    Example:
+        >>> make_metric(Choice(name="deletion", label="deletion, blur",
+        ...                    options={"fill": "blur"})).direction
+        'lower'
+    """
+    library, colon, name = choice.name.partition(":")
+    if library == "quantus" and colon:
+        metric = QuantusMetric(name, choice.options)
+        compute = partial(_quantus, metric, choice.name)
+        return Metric(choice, Family({choice.name: metric.direction}, compute, truth=metric.truth))
+    for family in FAMILIES:
+        if choice.name in family.directions:
+            _check_options(choice, family.options)
+            return Metric(choice, family)
+    known = sorted(name for family in FAMILIES for name in family.directions)
+    hint = close_names(choice.name, known) or f"; metrics are {', '.join(known)} and quantus:NAME"
+    raise UserError(f"there is no metric {choice.name!r}{hint}")
+
+
+def _check_options(choice: Choice, known: frozenset[str]) -> None:
+    for option in choice.options:
+        if option not in known:
+            hint = close_names(option, known) or f"; it has {', '.join(sorted(known)) or 'none'}"
+            raise UserError(f"metric {choice.label!r} has no option {option!r}{hint}")
+
+
+def _localize(function: Callable[..., Tensor], name: str, maps: Maps, **options: Any) -> Any:
+    if maps.mask is None:
+        return {name: Scores(torch.full((len(maps.maps),), torch.nan))}
+    masks = maps.mask.expand(len(maps.maps), *maps.mask.shape[1:]).to(maps.maps.device)
+    if "seed" in inspect.signature(function).parameters:
+        options["seed"] = maps.seed
+    return {name: Scores(function(maps.maps, masks, **options))}
+
+
+def _drop(maps: Maps, fraction: float = PAPERS_SHARE, **options: Any) -> dict[str, Scores]:
+    fractions = sorted({0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, fraction})
+    found = m.drop_increase_sweep(*_given(maps), fractions=fractions, **_common(maps, options))
+    at = fractions.index(fraction)
+    rows = 1 + len(fractions)
+    return {
+        "drop": Scores(found.drop[:, at], found.drop, fractions, rows),
+        "increase": Scores(found.increase[:, at], found.increase, fractions, rows),
+    }
+
+
+def _average(maps: Maps, **options: Any) -> dict[str, Scores]:
+    common = _common(maps, options)
+    del common["seed"]
+    found = m.average_drop_increase(*_given(maps), **common)
+    return {
+        "average-drop": Scores(found.drop, rows=2),
+        "average-increase": Scores(found.increase, rows=2),
+    }
+
+
+def _removal(
+    name: str, order: Order, papers_fill: str | float, maps: Maps, **options: Any
+) -> dict[str, Scores]:
+    steps = options.pop("steps", STEPS)
+    options = {"fill": papers_fill, **options}
+    found = m.perturbation_curve(
+        *_given(maps), order=order, fractions=steps, **_common(maps, options)
+    )
+    # Insertion's curve is that of removing the least relevant pixels, read from right to left.
+    curve = found.scores.flip(1) if order == "lerf" else found.scores
+    return {name: Scores(found.area, curve, found.fractions.tolist(), curve.shape[1])}
+
+
+def _road(name: str, order: Order, maps: Maps, **options: Any) -> dict[str, Scores]:
+    fractions = options.pop("fractions", TENTHS)
+    found = m.perturbation_curve(
+        *_given(maps),
+        order=order,
+        fractions=fractions,
+        **_common(maps, {"fill": "noisy-linear", **options}),
+    )
+    values = found.scores.double().mean(1).float()
+    return {name: Scores(values, found.scores, found.fractions.tolist(), 1 + found.scores.shape[1])}
+
+
+def _abpc(maps: Maps, steps: int = STEPS, **options: Any) -> dict[str, Scores]:
+    areas = m.abpc(*_given(maps), steps=steps, **_common(maps, options))
+    return {"abpc": Scores(areas, rows=1 + 2 * (steps - 1))}
+
+
+def _quantus(metric: QuantusMetric, name: str, maps: Maps, **_: Any) -> dict[str, Scores]:
+    values = torch.full((len(maps.maps),), torch.nan)
+    for i, reason in enumerate(m.nan_reasons(maps.maps)):
+        # Quantus refuses constant maps.
+        if reason is None and not (metric.truth and maps.mask is None):
+            values[i] = metric(
+                maps.model, maps.image, maps.target, maps.maps[i : i + 1], maps.mask, maps.seed
+            )
+    return {name: Scores(values)}
+
+
+def _given(maps: Maps) -> tuple[nn.Module, Tensor, Tensor]:
+    return maps.model, maps.images, maps.maps
+
+
+def _common(maps: Maps, options: dict[str, Any]) -> dict[str, Any]:
+    for name in ("fill", "baseline"):
+        if options.get(name) == "black":
+            options = {**options, name: maps.black}
+    return {**options, "target": maps.target, "batch_size": maps.rows, "seed": maps.seed}
+
+
+def _names(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+FAMILIES: Sequence[Family] = (
+    Family({"ebpg": "higher"}, partial(_localize, m.ebpg, "ebpg"), mass=True, truth=True),
+    Family({"bbox": "higher"}, partial(_localize, m.bbox, "bbox"), truth=True),
+    Family(
+        {"miou": "higher"},
+        partial(_localize, m.miou, "miou"),
+        _names("fraction", "threshold"),
+        truth=True,
+    ),
+    Family(
+        {"pointing-game": "higher"},
+        partial(_localize, m.pointing_game, "pointing-game"),
+        _names("tolerance"),
+        truth=True,
+    ),
+    Family({"drop": "lower", "increase": "higher"}, _drop, _names("fraction", "baseline", "score")),
+    Family(
+        {"average-drop": "lower", "average-increase": "higher"},
+        _average,
+        _names("baseline", "score"),
+    ),
+    Family(
+        {"insertion": "higher"},
+        partial(_removal, "insertion", "lerf", "blur"),
+        _names("fill", "steps", "score"),
+    ),
+    Family(
+        {"deletion": "lower"},
+        partial(_removal, "deletion", "morf", 0.0),
+        _names("fill", "steps", "score"),
+    ),
+    Family(
+        {"road-morf": "lower"}, partial(_road, "road-morf", "morf"), _names("fractions", "score")
+    ),
+    Family(
+        {"road-lerf": "higher"}, partial(_road, "road-lerf", "lerf"), _names("fractions", "score")
+    ),
+    Family({"abpc": "higher"}, _abpc, _names("fill", "steps", "score")),
+)

@@ -1,0 +1,260 @@
+"""What the stages share: a part of the items, records in chunks, and what went wrong."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from benchmarks.explanations.data.items import PlannedItem
+from benchmarks.explanations.stages.plan import Plan
+from benchmarks.explanations.stages.records import Record, RecordWriter, key, read_records
+from captum_excon._messages import one_line
+from captum_excon.errors import UserError
+from captum_excon.models.factory import pick_device
+
+CHUNK_SECONDS = 1.0
+_PACKAGES = ("captum-excon", "torch", "torchvision", "captum", "grad-cam", "quantus", "numpy")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Every ``of``-th item from the ``rank``-th on.
+
+    Example:
+        >>> list(Shard(1, 3).numbers(8))
+        [1, 4, 7]
+    """
+
+    rank: int = 0
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> Shard:
+        """Reads ``r/n``; without it, what torchrun says in RANK and WORLD_SIZE, else everything.
+
+        Raises:
+            UserError: The text is no shard, or both are given.
+        """
+        launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+        if text is None:
+            if not launched:
+                return cls()
+            return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        if launched:
+            raise UserError("--shard and torchrun both divide the items; use one of them")
+        found = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not found or int(found[1]) >= int(found[2]):
+            raise UserError(
+                f"--shard must be R/N with R from 0 to N - 1, such as 0/4, but found {text!r}"
+            )
+        return cls(int(found[1]), int(found[2]))
+
+    def numbers(self, items: int) -> range:
+        """The numbers of its items."""
+        return range(self.rank, items, self.of)
+
+
+@dataclass
+class Outcome:
+    """How a stage ended.
+
+    Attributes:
+        stage: Its name.
+        done: Records that this call added.
+        skipped: Records that were there before.
+        errors: How many records of the shard say so, by explainer, metric and error.
+    """
+
+    stage: str
+    done: int = 0
+    skipped: int = 0
+    errors: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Counts a record's error, if it has one."""
+        if record["status"].startswith("error:"):
+            what = f"{record['status'].removeprefix('error:')}: {record['message']}"
+            self.errors[record["explainer"], record["metric"], what] += 1
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        lines = [f"{self.stage}: {self.done} records, {self.skipped} were there"]
+        for (explainer, metric, what), count in sorted(self.errors.items()):
+            lines.append(f"{explainer}, {metric}: {count} times: {what}")
+        return lines
+
+
+class Records:
+    """The records of one stage and shard: which are there, and a file for new ones.
+
+    New ones are written in chunks of about a second, and when the block is left, by Ctrl-C too.
+
+    Args:
+        plan: Of the run.
+        stage: ``explain`` or ``score``.
+        shard: Whose file it is.
+
+    Raises:
+        UserError: Another process writes this file, or a file was changed by something else.
+    """
+
+    def __init__(self, plan: Plan, stage: str, shard: Shard) -> None:
+        self.stage = stage
+        self.outcome = Outcome(stage)
+        folder = plan.folder / "records"
+        self._path = folder / f"{stage}.{shard.rank}of{shard.of}.jsonl"
+        self._lock = _locked(self._path)
+        self.there = {key(r): r for r in read_stage(folder, stage)}
+        self._writer = RecordWriter(self._path)
+        self._chunk: list[Record] = []
+        self._written = time.monotonic()
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._flush()
+        finally:
+            self._writer.__exit__(kind, error, trace)
+            self._lock.close()
+
+    def find(self, record: Mapping[str, Any]) -> Record | None:
+        """The finished record of the same key, if there is one."""
+        return self.there.get(key(record))
+
+    def skip(self, found: Mapping[str, Any]) -> None:
+        """Counts a finished record."""
+        self.outcome.skipped += 1
+        self.outcome.add(found)
+
+    def add(self, record: Record) -> None:
+        """Takes a finished record."""
+        self._chunk.append(record)
+        self.outcome.done += 1
+        self.outcome.add(record)
+        if time.monotonic() - self._written > CHUNK_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            self._writer.append(self._chunk)
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be written ({one_line(error)})") from error
+        self._chunk = []
+        self._written = time.monotonic()
+
+
+def read_stage(folder: Path, stage: str) -> list[Record]:
+    """The records of a stage, of all shards.
+
+    Raises:
+        UserError: A file was changed by something else.
+    """
+    try:
+        return [r for r in read_records(folder) if r["stage"] == stage]
+    except ValueError as error:
+        raise UserError(one_line(error)) from error
+
+
+def _locked(path: Path) -> TextIO:
+    """Holds a lock until the returned file is closed, or the process ends, however it does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.with_name(f".{path.stem}.lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(
+            f"{path} is being written by another process; wait for it, end it, or give each "
+            "process a --shard of its own"
+        ) from error
+    return file
+
+
+def common_fields(plan: Plan, item: PlannedItem) -> Record:
+    """What the records of one item share."""
+    return {
+        "item": item.item,
+        "source": item.source,
+        "image": item.image,
+        "dataset": plan.dataset,
+        "split": plan.split,
+        "class": item.target,
+        "class_name": item.name,
+        "label": item.label,
+        "model": plan.config.model.name,
+        "weights": plan.weights,
+        "seed": plan.config.seed,
+        "versions": _versions(plan.config.device),
+    }
+
+
+@cache
+def _versions(device: str) -> dict[str, str]:
+    """What a value was found with: the machine, since a run may go on elsewhere, and packages."""
+    import torch
+
+    from benchmarks.speed.masking import cpu_name
+
+    where = pick_device(device)
+    machine = torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name()
+    found = {"machine": machine, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def failure(error: BaseException) -> dict[str, str]:
+    """The fields of a record that say what was raised."""
+    return {"status": f"error:{type(error).__name__}", "message": one_line(error)}
+
+
+def forget_errors(folder: Path) -> int:
+    """Removes the records of errors, so that they are tried again; returns how many there were.
+
+    Raises:
+        UserError: Another process writes records.
+    """
+    forgotten = 0
+    for path in sorted((folder / "records").glob("*.jsonl")):
+        lock = _locked(path)
+        try:
+            kept, lost = _without_errors(path.read_bytes().splitlines(keepends=True))
+            if lost:
+                temporary = path.with_name(f".{path.name}.tmp")
+                temporary.write_bytes(b"".join(kept))
+                os.replace(temporary, path)
+                forgotten += lost
+        finally:
+            lock.close()
+    return forgotten
+
+
+def _without_errors(lines: Iterable[bytes]) -> tuple[list[bytes], int]:
+    kept, lost = [], 0
+    for line in lines:
+        if b'"status": "error:' in line:
+            lost += 1
+        else:
+            kept.append(line)
+    return kept, lost

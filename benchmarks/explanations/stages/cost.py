@@ -1,0 +1,79 @@
+"""What a run will cost: its first item is explained and scored, and the rest is multiplication.
+
+Nothing is lost by it: the maps and records are those that the stages would have made.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from benchmarks.explanations.stages.common import Shard
+from benchmarks.explanations.stages.explain import explain
+from benchmarks.explanations.stages.pass_counter import Cost
+from benchmarks.explanations.stages.plan import Plan
+from benchmarks.explanations.stages.progress_mode import Talk
+from benchmarks.explanations.stages.records import Record, read_records
+from benchmarks.explanations.stages.score import score
+from captum_excon.models.factory import Model
+
+
+def estimate_cost(plan: Plan, talk: Talk = "quiet", *, model: Model | None = None) -> str:
+    """Explains and scores the first item, unless it is done, and tells what all of them will cost.
+
+    Args:
+        plan: Of the run.
+        talk: How to show progress.
+        model: What `open_model` gives for the config, if it is there already.
+
+    Returns:
+        A table of forward and backward rows and seconds, an explainer or metric a line, and the
+        time of all items.
+
+    Raises:
+        UserError: The model, the data, an explainer, a metric or an option is wrong.
+    """
+    first = Shard(0, len(plan.items))
+    explain(plan.folder, first, talk, model=model)
+    score(plan.folder, first, talk, model=model)
+    wanted = {config for config, _, _ in plan.hashes()}
+    records = read_records(plan.folder / "records")
+    return cost_table(
+        [r for r in records if r["item"] == 0 and r["config"] in wanted], len(plan.items)
+    )
+
+
+def cost_table(records: Iterable[Record], items: int) -> str:
+    """Adds up the records of one item, and multiplies the time by the number of items.
+
+    The rows are what an explainer or metric would need alone; metrics that share passes share the
+    time as well.
+
+    Example:
+        >>> record = {"stage": "explain", "explainer": "rise", "metric": "explain",
+        ...           "forward_rows": 1000, "backward_rows": 0, "seconds": 36.0}
+        >>> print(cost_table([record], 100))
+        one item                       forward backward seconds
+        explain rise                      1000        0    36.0
+        all 100 items: 1 h 00 min of one process
+    """
+    costs: dict[str, Cost] = defaultdict(Cost)
+    for record in records:
+        what = record["explainer"] if record["stage"] == "explain" else record["metric"]
+        cost = costs[f"{record['stage']} {what}"]
+        cost.seconds += record["seconds"]
+        cost.forward_rows += record["forward_rows"]
+        cost.backward_rows += record["backward_rows"]
+    lines = [f"{'one item':30s} forward backward seconds"]
+    for name, cost in costs.items():
+        lines.append(
+            f"{name:30s} {cost.forward_rows:7d} {cost.backward_rows:8d} {cost.seconds:7.1f}"
+        )
+    whole = items * sum(cost.seconds for cost in costs.values())
+    lines.append(f"all {items} items: {_duration(whole)} of one process")
+    return "\n".join(lines)
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{seconds / 60:.1f} min"

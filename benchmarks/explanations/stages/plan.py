@@ -1,0 +1,182 @@
+"""The first stage: which items, of which data, explained for which class, by which model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.explanations.config import Config, load_config
+from benchmarks.explanations.data.items import Items, PlannedItem
+from benchmarks.explanations.data.readers import open_source
+from benchmarks.explanations.data.selection import select_items
+from benchmarks.explanations.stages.model import open_model, weights_hash
+from captum_excon._files import check_writable, written_whole
+from captum_excon._messages import one_line
+from captum_excon.errors import UserError
+from captum_excon.models.factory import Model
+
+EXPLAIN = "explain"  # In place of a metric, in what tells of a map.
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run folder is for.
+
+    Attributes:
+        folder: The run folder, which holds ``config.yaml`` and ``plan.json``.
+        config: The benchmark.
+        dataset: The data's name.
+        split: The part of it.
+        weights: The model's, see `weights_hash`.
+        items: In their order.
+        skipped: How many rows of the data were passed over for which reason.
+        seeds: With which the folder was planned so far, the config's among them.
+    """
+
+    folder: Path
+    config: Config
+    dataset: str
+    split: str
+    weights: str
+    items: tuple[PlannedItem, ...]
+    skipped: Mapping[str, int]
+    seeds: tuple[int, ...]
+
+    def hashes(self, seed: int | None = None) -> list[tuple[str, str, str]]:
+        """Hash, explainer and metric of all that belongs to this plan; other records are old.
+
+        Args:
+            seed: One of `seeds`; by default the config's.
+        """
+        config = self.config if seed is None else replace(self.config, seed=seed)
+        found = [(config.explainer_hash(x), x.label, EXPLAIN) for x in config.explainers]
+        for explainer in config.explainers:
+            for metric in config.metrics:
+                found.append((config.metric_hash(explainer, metric), explainer.label, metric.label))
+        return found
+
+    def summary(self) -> str:
+        """A few lines for the terminal."""
+        asked = self.config.data.count
+        few = f" of {asked} asked for" if len(self.items) < asked else ""
+        lines = [
+            f"{len(self.items)} items{few} of {self.dataset} ({self.split}), "
+            f"{len({item.label for item in self.items})} classes, model "
+            f"{self.config.model.name} (weights {self.weights})",
+            f"{len(self.config.explainers)} explainers × {len(self.config.metrics)} metrics",
+        ]
+        lines += [f"passed over: {count} {reason}" for reason, count in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def make_plan(
+    folder: Path, config: Config, model: Model | None = None, *, progress: bool = True
+) -> Plan:
+    """Plans a run, or takes up the plan that is in the folder.
+
+    Another list of explainers or metrics, and other options of theirs, leave the items as they are.
+
+    Args:
+        folder: The run folder, made if it is not there.
+        config: The benchmark.
+        model: What `open_model` gives for it, if it is there already.
+        progress: Show a bar on a terminal.
+
+    Raises:
+        UserError: The folder holds the plan of other items or weights, the data or the model cannot
+            be opened, or no item is suitable.
+    """
+    model = model or open_model(config)
+    weights = weights_hash(model.module)
+    file = folder / "plan.json"
+    check_writable(folder)
+    if file.exists():
+        old = _read(file)
+        if (old["items_hash"], old["weights"]) != (config.items_hash, weights):
+            raise UserError(
+                f"{folder} is the run of other data, another model or another protocol; choose "
+                "another run folder, or delete it"
+            )
+        plan = _plan(folder, config, old)
+    else:
+        items, skipped = select_items(config, model, progress=progress)
+        source = open_source(config.data)
+        plan = Plan(
+            folder, config, source.dataset, source.split, weights, items, skipped, (config.seed,)
+        )
+    config.save(folder / "config.yaml")
+    _write(file, plan)
+    return plan
+
+
+def read_plan(folder: Path) -> Plan:
+    """Reads what `make_plan` left in a run folder.
+
+    Raises:
+        UserError: There is no plan, or its files were changed.
+    """
+    content = _read(folder / "plan.json")
+    config = load_config(folder / "config.yaml")
+    if config.items_hash != content["items_hash"]:
+        raise UserError(f"{folder}: config.yaml was changed after plan.json; plan again")
+    return _plan(folder, config, content)
+
+
+def open_items(plan: Plan, model: Model) -> Items:
+    """Opens the planned items for the model that they were planned with.
+
+    Raises:
+        UserError: The weights are others, or the data are not what they were.
+    """
+    if (found := weights_hash(model.module)) != plan.weights:
+        raise UserError(
+            f"{plan.folder} was planned with the weights {plan.weights}, but "
+            f"{plan.config.model.name} has {found}; plan in another run folder"
+        )
+    return Items(plan.config, plan.items, model)
+
+
+def _write(file: Path, plan: Plan) -> None:
+    content = {
+        "dataset": plan.dataset,
+        "split": plan.split,
+        "model": plan.config.model.name,
+        "weights": plan.weights,
+        "items_hash": plan.config.items_hash,
+        "seeds": plan.seeds,
+        "hashes": [entry for seed in plan.seeds for entry in plan.hashes(seed)],
+        "skipped": dict(plan.skipped),
+        "items": [asdict(item) for item in plan.items],
+    }
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{file.parent} is not a run: run the plan stage first") from error
+    except ValueError as error:
+        raise UserError(f"{file}: is no plan ({one_line(error)}); plan again") from error
+
+
+def _plan(folder: Path, config: Config, content: Mapping[str, Any]) -> Plan:
+    # Plans of earlier versions do not say which image an item is of.
+    items = tuple(
+        PlannedItem(**{"image": item["source"], **item, "rows": tuple(item["rows"])})
+        for item in content["items"]
+    )
+    return Plan(
+        folder,
+        config,
+        content["dataset"],
+        content["split"],
+        content["weights"],
+        items,
+        content["skipped"],
+        tuple(sorted({config.seed, *content.get("seeds", ())})),
+    )

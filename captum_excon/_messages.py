@@ -1,0 +1,19 @@
+"""Words of error messages."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def one_line(error: BaseException | str) -> str:
+    """The message on one line; an error without a message gives its type."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def close_names(name: str, known: Iterable[str]) -> str:
+    """A question about names like ``name``, empty if there are none."""
+    by_key = {k.casefold(): k for k in known}
+    close = difflib.get_close_matches(name.casefold(), by_key, n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(repr(by_key[k]) for k in close)}?" if close else ""

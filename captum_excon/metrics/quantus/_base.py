@@ -1,0 +1,218 @@
+"""What the Quantus classes share: Quantus's arguments in, one value per image out."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from captum_excon.metrics import ebpg, nan_reasons
+
+try:
+    from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+    from quantus.metrics.base import Metric
+except ImportError as error:
+    raise ImportError(
+        "captum_excon.metrics.quantus.classes needs Quantus: pip install 'captum-excon[bench]'"
+    ) from error
+
+__all__ = [
+    "DropMetric",
+    "ExplanationMetric",
+    "Faithfulness",
+    "IncreaseMetric",
+    "Localization",
+    "ScoreDirection",
+]
+
+_FROM_QUANTUS = {"forward_func", "images", "maps", "masks", "target", "score"}
+
+
+class ExplanationMetric(Metric[Any]):
+    """What all of them share: Quantus's arguments in, one value per image out.
+
+    Attributes:
+        reasons: Of the last call, for each image: why its score is NaN, or None.
+    """
+
+    data_applicability: ClassVar = {DataType.IMAGE}
+    model_applicability: ClassVar = {ModelType.TORCH}
+    function: ClassVar[Callable[..., Any]]
+
+    def __init__(
+        self,
+        abs: bool = False,
+        normalise: bool = False,
+        normalise_func: Callable[[Any], Any] | None = None,
+        normalise_func_kwargs: dict[str, Any] | None = None,
+        return_aggregate: bool = False,
+        aggregate_func: Callable[[Any], Any] | None = None,
+        default_plot_func: Callable[..., None] | None = None,
+        disable_warnings: bool = False,
+        display_progressbar: bool = False,
+        **options: Any,
+    ) -> None:
+        """Sets the metric up. The docstring of the class says how to read its scores.
+
+        Args:
+            abs: As in Quantus, like all down to ``display_progressbar``.
+            normalise: Whether maps are normalised first; no metric here needs it.
+            normalise_func: How.
+            normalise_func_kwargs: Its options.
+            return_aggregate: Whether to return one score.
+            aggregate_func: Makes it; NumPy's mean by default.
+            default_plot_func: For `plot`.
+            disable_warnings: Without effect here.
+            display_progressbar: Shows a bar over batches.
+            **options: Those of the function that the class wraps.
+
+        Raises:
+            TypeError: An option that the function does not have.
+        """
+        known = self._known_options()
+        unknown = sorted(options.keys() - known)
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} has no option {', '.join(unknown)}; it has "
+                f"{', '.join(sorted(known)) or 'none'}"
+            )
+        super().__init__(
+            abs=abs,
+            normalise=normalise,
+            normalise_func=normalise_func,
+            normalise_func_kwargs=normalise_func_kwargs,
+            return_aggregate=return_aggregate,
+            aggregate_func=aggregate_func or np.mean,
+            default_plot_func=default_plot_func,
+            disable_warnings=disable_warnings,
+            display_progressbar=display_progressbar,
+        )
+        self.options = options
+        self.reasons: list[str | None] = []
+
+    @classmethod
+    def _known_options(cls) -> set[str]:
+        return set(inspect.signature(cls.function).parameters) - _FROM_QUANTUS
+
+    def __call__(
+        self,
+        model: Any,
+        x_batch: Any,
+        y_batch: Any,
+        a_batch: Any = None,
+        s_batch: Any = None,
+        channel_first: bool | None = True,
+        explain_func: Callable[..., Any] | None = None,
+        explain_func_kwargs: dict[str, Any] | None = None,
+        model_predict_kwargs: dict[str, Any] | None = None,
+        softmax: bool | None = True,
+        device: str | None = None,
+        batch_size: int = 64,
+        **kwargs: Any,
+    ) -> Any:
+        """Evaluates explanations, with Quantus's arguments.
+
+        Args:
+            model: A PyTorch module, in evaluation mode; None where a metric needs none.
+            x_batch: Images, (N, C, H, W).
+            y_batch: The classes to explain, (N,): pass the predicted ones for what the papers do.
+            a_batch: Maps, (N, 1, H, W) or (N, C, H, W), or None to have them explained.
+            s_batch: Objects, (N, 1, H, W), for localization metrics.
+            channel_first: Whether images are (N, C, H, W); None lets Quantus guess.
+            explain_func: As in Quantus; see `captum_excon.metrics.as_explain_func`.
+            explain_func_kwargs: As in Quantus.
+            model_predict_kwargs: Keyword arguments of the model.
+            softmax: Whether scores are probabilities by softmax, or the model's output itself.
+            device: As in Quantus; images are moved to where the model is.
+            batch_size: Images at a time; rows per forward pass are an option of the metric.
+            **kwargs: Refused, as in Quantus.
+
+        Returns:
+            A list with a number for each image (sweeps: a list), NaN where it is undefined.
+        """
+        self.reasons = []
+        return super().__call__(
+            model=model,
+            x_batch=x_batch,
+            y_batch=y_batch,
+            a_batch=a_batch,
+            s_batch=s_batch,
+            channel_first=channel_first,
+            explain_func=explain_func,
+            explain_func_kwargs=explain_func_kwargs,
+            model_predict_kwargs=model_predict_kwargs,
+            softmax=softmax,
+            device=device,
+            batch_size=batch_size,
+            **kwargs,
+        )
+
+
+class Faithfulness(ExplanationMetric):
+    """A metric that asks the model about perturbed images."""
+
+    evaluation_category = EvaluationCategory.FAITHFULNESS
+
+    def evaluate_batch(
+        self, model: Any, x_batch: Any, y_batch: Any, a_batch: Any, **_: Any
+    ) -> list[Any]:
+        """Scores one batch."""
+        module = model.get_model()
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"the model must be a torch.nn.Module, but is a {type(module)}")
+        parameter = next(module.parameters(), torch.zeros(()))
+        forward = functools.partial(module, **(model.model_predict_kwargs or {}))
+        maps = torch.as_tensor(a_batch)
+        self.reasons += nan_reasons(maps)
+        result: list[Any] = self._values(
+            type(self).function(
+                forward if model.model_predict_kwargs else module,
+                torch.as_tensor(x_batch).to(parameter),
+                maps,
+                target=torch.as_tensor(y_batch, device=parameter.device).long(),
+                score="softmax" if model.softmax else "identity",
+                **self.options,
+            )
+        ).tolist()
+        return result
+
+    def _values(self, result: Any) -> Tensor:
+        values: Tensor = result
+        return values
+
+
+class DropMetric(Faithfulness):
+    score_direction = ScoreDirection.LOWER
+
+    def _values(self, result: Any) -> Tensor:
+        values: Tensor = result.drop
+        return values
+
+
+class IncreaseMetric(Faithfulness):
+    score_direction = ScoreDirection.HIGHER
+
+    def _values(self, result: Any) -> Tensor:
+        values: Tensor = result.increase
+        return values
+
+
+class Localization(ExplanationMetric):
+    """A metric that compares maps with objects."""
+
+    score_direction = ScoreDirection.HIGHER
+    evaluation_category = EvaluationCategory.LOCALISATION
+
+    def evaluate_batch(self, a_batch: Any, s_batch: Any = None, **_: Any) -> list[float]:
+        """Scores one batch."""
+        if s_batch is None:
+            raise ValueError(f"{type(self).__name__} compares maps with objects: pass s_batch")
+        maps, masks = torch.as_tensor(a_batch), torch.as_tensor(s_batch)
+        self.reasons += nan_reasons(maps, masks, mass=type(self).function is ebpg)
+        result: list[float] = type(self).function(maps, masks, **self.options).tolist()
+        return result

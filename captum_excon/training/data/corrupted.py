@@ -1,0 +1,125 @@
+"""CIFAR-10-C, CIFAR-100-C and Tiny-ImageNet-C: readers for files that the user has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from captum_excon.training.data._layouts import folder_classes, folder_part
+from captum_excon.training.data._readers import ArrayReader, DataError
+from captum_excon.training.data.datasets import LabelledImages
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def corruptions(source: str | os.PathLike[str]) -> tuple[str, ...]:
+    """The names of the corruptions that a folder holds, sorted.
+
+    Args:
+        source: CIFAR-10-C's or CIFAR-100-C's folder (``<corruption>.npy`` and ``labels.npy``), or
+            Tiny-ImageNet-C's (``<corruption>/<severity>/<class>/image``).
+
+    Raises:
+        DataError: The folder holds none.
+    """
+    path = _folder(source)
+    if (path / "labels.npy").is_file():
+        found = {file.stem for file in path.glob("*.npy")} - {"labels"}
+    else:
+        found = {name for name in folder_classes(path) if (path / name / "1").is_dir()}
+    if not found:
+        raise DataError(
+            f"{path}: no corruptions in it; expected <corruption>.npy and labels.npy (CIFAR-C), or "
+            "<corruption>/<severity>/<class>/ (Tiny-ImageNet-C)"
+        )
+    return tuple(sorted(found))
+
+
+def open_corrupted(
+    source: str | os.PathLike[str],
+    corruption: str,
+    severity: int,
+    class_names: Sequence[str],
+    *,
+    all_class_names: Sequence[str] | None = None,
+) -> LabelledImages:
+    """Opens the images of one corruption and severity, labelled as the clean test set is.
+
+    Args:
+        source: As for `corruptions`.
+        corruption: One of those.
+        severity: 1 to 5.
+        class_names: The classes of the model, in the order of its outputs.
+        all_class_names: The classes that CIFAR-C's labels count, when ``class_names`` are only
+            some of them. In Tiny-ImageNet-C the folders name the classes.
+
+    Returns:
+        The images of these classes; the others are left out.
+
+    Raises:
+        DataError: The files are not there or do not fit together.
+        ValueError: The severity is out of range.
+
+    References:
+        Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
+        Perturbations, ICLR 2019.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> np.save(folder / "fog.npy", np.zeros((10, 32, 32, 3), dtype=np.uint8))
+        >>> np.save(folder / "labels.npy", np.array([0, 1] * 5))
+        >>> images = open_corrupted(folder, "fog", severity=5, class_names=["cat", "dog"])
+        >>> images.name(1), images[1][1]
+        ('fog.npy[9]', 1)
+    """
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity must be 1 to 5, but found {severity}")
+    path = _folder(source)
+    if corruption not in (known := corruptions(path)):
+        raise DataError(f"{path}: no corruption {corruption!r} in it; it has {', '.join(known)}")
+    wanted = tuple(class_names)
+    if (path / "labels.npy").is_file():
+        images = _cifar(path, corruption, severity, tuple(all_class_names or wanted))
+    else:
+        folder = path / corruption / str(severity)
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder")
+        part = folder_part(folder)
+        images = LabelledImages(part.reader, part.labels, part.class_names)
+    if missing := sorted(set(wanted) - set(images.class_names)):
+        raise DataError(f"{path}: no class {missing[0]!r} in it, which the model knows")
+    new = np.array([wanted.index(n) if n in wanted else -1 for n in images.class_names])
+    labels = new[images.labels]
+    rows = np.flatnonzero(labels >= 0)
+    return LabelledImages(images.reader.take(rows), labels[rows], wanted)
+
+
+def _cifar(path: Path, corruption: str, severity: int, names: tuple[str, ...]) -> LabelledImages:
+    pixels = np.load(path / f"{corruption}.npy", mmap_mode="r")
+    labels = np.load(path / "labels.npy").astype(np.int64)
+    count, rest = divmod(len(pixels), len(SEVERITIES))
+    if rest or pixels.ndim != 4 or len(labels) not in (count, len(pixels)):
+        raise DataError(
+            f"{path / corruption}.npy: expected (5 N, 32, 32, 3) images and N or 5 N labels, but "
+            f"found {pixels.shape} and {len(labels)}"
+        )
+    if labels.max() >= len(names):
+        raise DataError(
+            f"{path / 'labels.npy'}: label {labels.max()} is none of the {len(names)} classes; "
+            "give the names of all classes"
+        )
+    start = count * (severity - 1)
+    rows = np.arange(start, start + count)
+    labels = labels[rows] if len(labels) == len(pixels) else labels
+    return LabelledImages(ArrayReader(pixels, f"{corruption}.npy", rows), labels, names)
+
+
+def _folder(source: str | os.PathLike[str]) -> Path:
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder")
+    return path

@@ -1,0 +1,289 @@
+"""Labelled images from folders and from torchvision, and their split into training and held out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch.utils.data import Dataset
+
+from captum_excon._messages import close_names
+from captum_excon.training.data._layouts import LAYOUTS, Part, find_parts
+from captum_excon.training.data._readers import (
+    CorruptImageError,
+    DataError,
+    Indices,
+    Reader,
+    decode_all,
+    decoded_bytes,
+)
+from captum_excon.training.data.sampling import derive_seed
+
+__all__ = ["CorruptImageError", "DataError", "LabelledImages", "Split", "open_dataset"]
+
+Split = Literal["train", "val", "test"]
+
+Flags: TypeAlias = npt.NDArray[np.bool_]
+
+# CIFAR-100 decoded takes 150 MB, Tiny ImageNet 1.2 GB.
+CACHE_BELOW = 1.5 * 2**30
+
+# A folder of classes alone is split into training and test images by this share.
+TEST_FRACTION = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages(Dataset[tuple[Image.Image, int]]):
+    """RGB images, each with a class.
+
+    ``images[i]`` is a PIL image of its own size and the number of its class.
+
+    Attributes:
+        reader: Where the pixels come from.
+        labels: (N,) int64, numbers of classes.
+        class_names: A name for each class.
+        skipped: Names of the images left out since they cannot be read.
+    """
+
+    reader: Reader
+    labels: Indices
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.reader.read(index), int(self.labels[index])
+
+    def name(self, index: int) -> str:
+        """The file of an image, or what else tells where it came from."""
+        return self.reader.name(index)
+
+    def take(self, indices: Sequence[int] | Indices) -> LabelledImages:
+        """The images of these numbers, in this order, with the same classes."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return replace(self, reader=self.reader.take(rows), labels=self.labels[rows])
+
+    def decoded(
+        self,
+        cache_images: bool | Literal["auto"] = "auto",
+        on_corrupt: Literal["raise", "skip"] = "raise",
+    ) -> LabelledImages:
+        """The same images, decoded into memory and checked, as far as that is asked for.
+
+        Args:
+            cache_images: Hold the decoded images in memory. "auto" does so if they are estimated
+                to take less than 1.5 GiB.
+            on_corrupt: "raise" leaves it to reading to fail. "skip" decodes all images once, with
+                a thread for each core, logs a warning that counts and names the unreadable ones,
+                and leaves them out.
+
+        Raises:
+            CorruptImageError: While caching, an image cannot be read, and ``on_corrupt`` is
+                "raise".
+            DataError: None of the images can be read.
+            ValueError: An option is not one of those above.
+        """
+        if cache_images not in (True, False, "auto"):
+            raise ValueError(
+                f"cache_images must be True, False or 'auto', but found {cache_images!r}"
+            )
+        if on_corrupt not in ("raise", "skip"):
+            raise ValueError(f"on_corrupt must be 'raise' or 'skip', but found {on_corrupt!r}")
+        skip = on_corrupt == "skip"
+        small = cache_images == "auto" and decoded_bytes(self.reader) < CACHE_BELOW
+        keep = small or cache_images is True
+        if not keep and not skip:
+            return self
+        reader, readable = decode_all(self.reader, keep=keep, skip=skip)
+        bad = np.setdiff1d(np.arange(len(self)), readable)
+        names = tuple(self.name(int(index)) for index in bad)
+        if names:
+            _log.warning(
+                "%d of %d images cannot be read and are left out: %s%s",
+                len(names),
+                len(self),
+                ", ".join(names[:5]),
+                ", ..." if len(names) > 5 else "",
+            )
+        if not len(readable):
+            raise DataError(f"none of the {len(self)} images can be read, the first is {names[0]}")
+        return replace(self, reader=reader, labels=self.labels[readable], skipped=names)
+
+
+def open_dataset(
+    source: str | os.PathLike[str],
+    split: Split,
+    *,
+    root: str | os.PathLike[str] = "data",
+    download: bool = False,
+    classes: int | Sequence[str] | None = None,
+    per_class: int | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+) -> LabelledImages:
+    """Opens one split of a labelled set of images.
+
+    | ``source`` | "train" and "val" | "test" |
+    | --- | --- | --- |
+    | ``DIR/train/<class>/``, ``DIR/test/<class>/`` | split of ``train`` | ``test`` |
+    | the same with ``val`` instead of ``test`` (ImageNet) | split of ``train`` | ``val`` |
+    | all three | ``train`` and ``val`` | ``test`` |
+    | ``DIR/<class>/`` alone | split of four fifths | one fifth |
+    | Tiny ImageNet as published | split of ``train`` | ``val``, whose labels are known |
+    | "cifar10", "cifar100", "fashion-mnist", "stl10", "svhn" | split of training set | test set |
+
+    So "test" never serves to choose a checkpoint. Where only a held-out folder is there, "test"
+    opens and the others fail. Classes are numbered in the order of their folders' names, as
+    torchvision's ``ImageFolder`` does it; images may lie in sub-folders of a class.
+
+    A split is stratified: of each class with n > 1 images, ``max(1, round(val_fraction n))`` are
+    held out, and a single image is for training. Which ones depends on ``seed`` and on each
+    image's name alone: not on the machine, on which classes are taken, nor on what other files are
+    there.
+
+    Args:
+        source: A folder or the name of one of torchvision's datasets.
+        split: "train", "val" or "test".
+        root: Where torchvision's datasets lie, as its classes take it.
+        download: Let torchvision fetch them.
+        classes: Only the first so many classes, or those of these names, numbered in this order.
+        per_class: At most so many images of each class, chosen as a split is. Of "train" and
+            "val" together where one is split from the other.
+        val_fraction: Share of the training images that is held out as "val".
+        seed: Of the choice of images.
+
+    Raises:
+        DataError: The folder, the split or its images are not there, or a class is not known.
+        ValueError: An option is out of range.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("cat", "dog"):
+        ...     (folder / name).mkdir()
+        ...     for number in range(10):
+        ...         Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
+        >>> len(open_dataset(folder, "train")), len(open_dataset(folder, "test"))
+        (14, 4)
+        >>> open_dataset(folder, "val").class_names
+        ('cat', 'dog')
+    """
+    _check_options(split, classes, per_class, val_fraction)
+    parts = find_parts(source, Path(root).expanduser(), download)
+    if "all" in parts:
+        part = _select_classes(parts["all"](), source, classes)
+        test = _held_out(part, TEST_FRACTION, derive_seed(seed, 1))
+        part = _limit(_rows(part, test if split == "test" else ~test), per_class, seed)
+        complete = split == "test"
+    else:
+        complete = split == "test" or "val" in parts
+        folder = split if complete else "train"
+        if folder not in parts:
+            raise DataError(
+                f"{source}: it has {' and '.join(map(repr, sorted(parts)))} images alone, and none "
+                f"for {split!r}; expected {LAYOUTS}"
+            )
+        part = _limit(_select_classes(parts[folder](), source, classes), per_class, seed)
+    if not complete:
+        held_out = _held_out(part, val_fraction, seed)
+        part = _rows(part, held_out if split == "val" else ~held_out)
+    _check_images(part, source, split)
+    return LabelledImages(part.reader, part.labels, part.class_names)
+
+
+def _check_options(
+    split: str, classes: int | Sequence[str] | None, per_class: int | None, val_fraction: float
+) -> None:
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split must be 'train', 'val' or 'test', but found {split!r}")
+    if isinstance(classes, str) or (isinstance(classes, int) and classes < 1):
+        raise ValueError(f"classes must be a positive number or a list, but found {classes!r}")
+    if per_class is not None and per_class < 1:
+        raise ValueError(f"per_class must be at least 1, but found {per_class}")
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction must be in [0, 1), but found {val_fraction}")
+
+
+def _select_classes(
+    part: Part, source: str | os.PathLike[str], classes: int | Sequence[str] | None
+) -> Part:
+    if classes is None:
+        return part
+    numbers = _class_numbers(part.class_names, classes, os.fspath(source))
+    new = np.full(len(part.class_names), -1, dtype=np.int64)
+    new[numbers] = np.arange(len(numbers))
+    labels = new[part.labels]
+    names = tuple(part.class_names[number] for number in numbers)
+    return _rows(replace(part, labels=labels, class_names=names), labels >= 0)
+
+
+def _limit(part: Part, per_class: int | None, seed: int) -> Part:
+    if per_class is None:
+        return part
+    return _rows(part, _ranks(part, derive_seed(seed, 2)) < per_class)
+
+
+def _class_numbers(names: Sequence[str], classes: int | Sequence[str], source: str) -> list[int]:
+    if isinstance(classes, int):
+        if classes > len(names):
+            raise DataError(f"{source}: {classes} classes were asked for, but it has {len(names)}")
+        return list(range(classes))
+    for name in classes:
+        if name not in names:
+            raise DataError(f"{source}: no class {name!r}{close_names(name, names)}")
+    if len(set(classes)) != len(classes) or not classes:
+        raise DataError(f"{source}: the list of classes is empty or names one of them twice")
+    return [names.index(name) for name in classes]
+
+
+def _ranks(part: Part, seed: int) -> Indices:
+    """The place of each image among those of its class, in an order drawn from the names."""
+    draws = np.array([derive_seed(seed, *os.fsencode(key)) for key in part.keys], dtype=np.int64)
+    order = np.lexsort((draws, part.labels))
+    starts = np.searchsorted(part.labels[order], np.arange(len(part.class_names)))
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order)) - starts[part.labels[order]]
+    return ranks
+
+
+def _held_out(part: Part, fraction: float, seed: int) -> Flags:
+    counts = np.bincount(part.labels, minlength=len(part.class_names))
+    sizes = np.floor(fraction * counts + 0.5)
+    sizes = np.where((counts > 1) & (fraction > 0), np.clip(sizes, 1, counts - 1), 0)
+    return _ranks(part, seed) < sizes[part.labels]
+
+
+def _rows(part: Part, mask: Flags) -> Part:
+    rows = np.flatnonzero(mask)
+    return replace(
+        part,
+        reader=part.reader.take(rows),
+        labels=part.labels[rows],
+        keys=tuple(part.keys[row] for row in rows),
+    )
+
+
+def _check_images(part: Part, source: str | os.PathLike[str], split: str) -> None:
+    if not len(part.labels):
+        raise DataError(
+            f"{source}: there are no images for {split!r}; add images, or raise val_fraction"
+        )
+    counts = np.bincount(part.labels, minlength=len(part.class_names))
+    empty = [part.class_names[number] for number in np.flatnonzero(counts == 0)]
+    if split == "train" and empty:
+        raise DataError(
+            f"{source}: no training images of {', '.join(map(repr, empty[:3]))}"
+            f"{', ...' if len(empty) > 3 else ''}; add some, or list the other classes"
+        )

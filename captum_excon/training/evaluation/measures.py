@@ -1,0 +1,316 @@
+"""What a trained classifier can do: accuracy, explanations, attacks, calibration under shift."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from captum.attr import Attribution
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from captum_excon.metrics import drop_increase
+from captum_excon.training.evaluation.calibration import Tally
+from captum_excon.training.evaluation.robustness import ATTACKS, PGD_STEPS, attacked
+from captum_excon.training.evaluation.shift import SEVERITIES, SHIFTS, shifted
+from captum_excon.transforms._undisturbed import Explainer, explain, undisturbed
+
+__all__ = ["RANDOM", "Classifier", "Settings", "evaluate", "evaluate_corrupted", "subset"]
+
+RANDOM = "random"
+
+
+class Classifier(Protocol):
+    """What is evaluated: a module of `captum_excon.training`, or anything with these parts."""
+
+    normalize: Callable[[Tensor], Tensor]  # pixels in [0, 1] to what `explainable` takes
+
+    @property
+    def explainable(self) -> nn.Module:
+        """From normalised images to logits (N, classes)."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """From pixels in [0, 1] to logits (N, classes)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the figures are measured.
+
+    Attributes:
+        limit: Explanations and attacks, which cost the most, are measured on so many test images,
+            those that `subset` names; None for all. Everything else is measured on all.
+        fraction: Share of the pixels that Drop and Increase keep; the papers' 0.15.
+        epsilons: Radii of the attacks, in gray levels of 1/255.
+        pgd_steps: Gradient steps of PGD.
+        seed: Decides the subset, PGD's starts, the noise and the random maps.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    limit: int | None = None
+    fraction: float = 0.15
+    epsilons: tuple[int, ...] = (1, 2, 4, 8)
+    pgd_steps: int = PGD_STEPS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be positive or None, but found {self.limit}")
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"fraction must lie between 0 and 1, but found {self.fraction}")
+        if not self.epsilons or min(self.epsilons) <= 0:
+            raise ValueError(f"epsilons must be positive gray levels, but found {self.epsilons}")
+
+
+def subset(count: int, limit: int | None, seed: int = 0) -> Tensor:
+    """Names the images that explanations and attacks are measured on.
+
+    They depend on the three arguments alone, so that all models meet the same ones.
+
+    Args:
+        count: How many images there are.
+        limit: How many are taken, at most; None for all.
+        seed: Decides which.
+
+    Returns:
+        (count,) bool.
+
+    Example:
+        >>> subset(6, 3).sum()
+        tensor(3)
+        >>> subset(3, None)
+        tensor([True, True, True])
+    """
+    chosen = torch.zeros(count, dtype=torch.bool)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    chosen[order[:limit]] = True
+    return chosen
+
+
+def evaluate(
+    module: Classifier,
+    loader: DataLoader[Any],
+    explainers: Mapping[str, Explainer],
+    settings: Settings | None = None,
+    *,
+    progress: bool = False,
+) -> dict[str, Any]:
+    r"""Measures a classifier on held-out images, in one pass over them.
+
+    - Accuracy and calibration as `Tally` defines them, clean and for every shift and severity of
+      `shifted`.
+    - For each explainer the Drop :math:`\max(0, p - o) / p` and the Increase :math:`[o > p]` of the
+      predicted class's probability when all but the most salient pixels become 0 in normalised
+      space, the mean colour (`captum_excon.metrics.drop_increase`). The control ``"random"`` keeps
+      as many pixels at random: a model that was trained on masked images bears *any* masking
+      better, and only what exceeds the control speaks for the explanations.
+    - Accuracy under `attacked`'s FGSM and PGD.
+
+    Nothing is selected by these figures. They do not depend on the batch size (on a GPU PGD's
+    starts do), and the module, its modes and the random state are left as they were.
+
+    Args:
+        module: The classifier, on the device to compute on.
+        loader: Batches ``{"standard": (N, C, H, W) in [0, 1], "label": (N,), "index": (N,)}``,
+            always in the same order; the index is an image's number in ``loader.dataset``.
+        explainers: Attributions on ``module.explainable``, or functions of normalised images and
+            classes, by name.
+        settings: How to measure.
+        progress: Show a bar over images, unless standard error is no terminal.
+
+    Returns:
+        Plain numbers that JSON can hold: ``images`` and ``subset``, their counts; ``clean``, with
+        ``top1``, ``top5``, ``ece10``, ``ece15``; ``reliability`` of 15 bins; ``explanations``, for
+        each name ``drop``, ``increase`` and the share of ``undefined`` images, whose map is
+        degenerate (a mean of none is None); ``attacks``, the ``clean`` accuracy on the subset and
+        for each attack that at each ``epsilons``; ``shifts``, for each kind the figures at
+        severities 1 to 5; ``settings``.
+
+    Raises:
+        ValueError: There are no images, or the module's outputs are not finite.
+    """
+    settings = settings or Settings()
+    if RANDOM in explainers:
+        raise ValueError(f"the explainer name {RANDOM!r} is taken by the control")
+    run = _Run(module, explainers, settings)
+    chosen = subset(len(cast(Sized, loader.dataset)), settings.limit, settings.seed)
+    device = _device(module)
+    count = 0
+    with undisturbed(cast(nn.Module, module)), _bar(loader, progress) as bar:
+        for batch in loader:
+            images, labels = batch["standard"].to(device), batch["label"].to(device)
+            run.step(images, labels, chosen[batch["index"]].to(device))
+            count += len(images)
+            bar.update(len(images))
+    return {
+        "images": count,
+        "subset": run.measured(),
+        **run.results(),
+        "settings": asdict(settings),
+    }
+
+
+def evaluate_corrupted(
+    module: Classifier, loader: DataLoader[Any], *, progress: bool = False
+) -> dict[str, float]:
+    """Measures accuracy and calibration alone, for images that were corrupted beforehand.
+
+    Args:
+        module: As for `evaluate`.
+        loader: As for `evaluate`.
+        progress: As for `evaluate`.
+
+    Returns:
+        ``top1``, ``top5``, ``ece10`` and ``ece15``.
+
+    Raises:
+        ValueError: There are no images, or the module's outputs are not finite.
+    """
+    tally, device = Tally(), _device(module)
+    with undisturbed(cast(nn.Module, module)), torch.no_grad(), _bar(loader, progress) as bar:
+        for batch in loader:
+            tally.add(module(batch["standard"].to(device)), batch["label"].to(device))
+            bar.update(len(batch["label"]))
+    return tally.figures()
+
+
+class _Run:
+    """The sums of one pass over the images."""
+
+    def __init__(
+        self, module: Classifier, explainers: Mapping[str, Explainer], settings: Settings
+    ) -> None:
+        self.module, self.settings = module, settings
+        self.explainers = {**explainers, RANDOM: _RandomMaps(settings.seed)}
+        self.clean = Tally()
+        self.shifts = {(shift, s): Tally() for shift in SHIFTS for s in SEVERITIES}
+        self.hits: dict[tuple[str, int], list[Tensor]] = {("clean", 0): []}
+        self.hits |= {(attack, e): [] for attack in ATTACKS for e in settings.epsilons}
+        self.scores: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.explainers}
+        device = _device(module)
+        # One for each, all with one seed: the same noise at every severity, and no figure changes
+        # when another is left out.
+        self.generators = {
+            key: torch.Generator(device).manual_seed(settings.seed)
+            for key in (*self.shifts, *self.hits)
+        }
+
+    def step(self, images: Tensor, labels: Tensor, chosen: Tensor) -> None:
+        with torch.no_grad():
+            logits = self.module(images)
+            self.clean.add(logits, labels)
+            for (shift, severity), tally in self.shifts.items():
+                generator = self.generators[shift, severity]
+                tally.add(
+                    self.module(shifted(images, shift, severity, generator=generator)), labels
+                )
+        if chosen.any():
+            predicted = logits.argmax(1)[chosen]
+            self._attack(images[chosen], labels[chosen], predicted)
+            self._explain(images[chosen], predicted)
+
+    def _attack(self, images: Tensor, labels: Tensor, predicted: Tensor) -> None:
+        for (attack, epsilon), hits in self.hits.items():
+            if attack != "clean":
+                perturbed = attacked(
+                    self.module,
+                    images,
+                    labels,
+                    attack,  # type: ignore[arg-type]
+                    epsilon / 255,
+                    steps=self.settings.pgd_steps,
+                    generator=self.generators[attack, epsilon],
+                )
+                with torch.no_grad():
+                    predicted = self.module(perturbed).argmax(1)
+            hits.append((predicted == labels).cpu())
+
+    def _explain(self, images: Tensor, predicted: Tensor) -> None:
+        inputs = self.module.normalize(images)
+        for name, explainer in self.explainers.items():
+            maps = explain(_bounded(explainer, len(images)), inputs, predicted)
+            scores = drop_increase(
+                self.module.explainable,
+                inputs,
+                maps,
+                fraction=self.settings.fraction,
+                target=predicted,
+            )
+            self.scores[name].append((scores.drop.cpu(), scores.increase.cpu()))
+
+    def measured(self) -> int:
+        return sum(map(len, self.hits["clean", 0]))
+
+    def results(self) -> dict[str, Any]:
+        clean = self.clean.figures()  # before the rest, since it says so if there are no images
+        accuracy = {key: float(torch.cat(hits).double().mean()) for key, hits in self.hits.items()}
+        epsilons = self.settings.epsilons
+        return {
+            "clean": clean,
+            "reliability": self.clean.reliability(),
+            "explanations": {
+                name: _explanation_figures(*map(torch.cat, zip(*scores, strict=True)))
+                for name, scores in self.scores.items()
+            },
+            "attacks": {
+                "epsilons": list(epsilons),
+                "clean": accuracy["clean", 0],
+                **{attack: [accuracy[attack, e] for e in epsilons] for attack in ATTACKS},
+            },
+            "shifts": {
+                shift: [self.shifts[shift, s].figures() for s in SEVERITIES] for shift in SHIFTS
+            },
+        }
+
+
+def _explanation_figures(drop: Tensor, increase: Tensor) -> dict[str, float | None]:
+    defined = ~drop.isnan()
+    some = bool(defined.any())
+    return {
+        "drop": float(drop[defined].double().mean()) if some else None,
+        "increase": float(increase[defined].double().mean()) if some else None,
+        "undefined": float((~defined).double().mean()),
+    }
+
+
+class _RandomMaps:
+    """Maps (N, 1, H, W) of uniform noise, drawn image by image."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        maps = [torch.rand(1, *images.shape[2:], generator=self.generator) for _ in images]
+        return torch.stack(maps).to(images.device)
+
+
+def _bounded(explainer: Explainer, rows: int) -> Explainer:
+    """Keeps a method that repeats each image, as Integrated Gradients does, to small batches."""
+    if not isinstance(explainer, Attribution):
+        return explainer
+    attribute = explainer.attribute
+    if "internal_batch_size" not in inspect.signature(attribute).parameters:
+        return explainer
+
+    def explained(images: Tensor, targets: Tensor) -> Tensor:
+        found: Tensor = attribute(images, target=targets, internal_batch_size=max(rows, 64))
+        return found
+
+    return explained
+
+
+def _device(module: Classifier) -> torch.device:
+    return next(cast(nn.Module, module).parameters()).device
+
+
+def _bar(loader: DataLoader[Any], progress: bool) -> Any:
+    # None hides the bar where standard error is no terminal.
+    return tqdm(
+        total=len(cast(Sized, loader.dataset)), unit="image", disable=None if progress else True
+    )

@@ -1,0 +1,223 @@
+"""EDDA, its random control, and plain cross-entropy."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captum_excon.layers import unwrap
+from captum_excon.losses import EDDA_DROP, drop_loss
+from captum_excon.training.modules.base import ExplainedModule
+from captum_excon.training.modules.network import Classifier
+from captum_excon.training.modules.optimization import sgd
+from captum_excon.training.modules.options import encoder_of
+from captum_excon.transforms import EDDA
+from captum_excon.transforms._fill import Fill
+from captum_excon.transforms._region import Placement
+from captum_excon.transforms._undisturbed import Explainer
+
+Batch = dict[str, Any]
+
+
+class EDDAModule(ExplainedModule):
+    r"""Cross-entropy on images, and on copies that keep or drop what the prediction rests on.
+
+    With the region S that is salient for the predicted class c of an image x with label y:
+
+    .. math:: L = \mathrm{CE}(x, y) + \lambda_{keep}\, \mathrm{CE}(x_{keep}, y)
+              + \lambda_{drop}\, L_{drop}(x_{drop}, c), \qquad
+              x_{keep} = \mathrm{fill}(x, \bar S), \; x_{drop} = \mathrm{fill}(x, S)
+
+    averaged over the images of the batch. For images whose map says nothing (constant or not
+    finite), and with ``only_correct`` for those that are not classified right, the two terms on
+    copies are zero. The three images go through the network in one batch, so that batch norm's
+    running statistics are those of what it was trained on.
+
+    The paper establishes occlusion by explanations of the model's prediction as augmentation, for
+    any model and explainer, against none and against random occlusion. The losses on copies,
+    their weights, region and fill here are ours.
+
+    ``method="random-occlusion"`` is the control that claims about explanations need: regions of
+    the same areas at random places, with the same targets, at the same cost. ``method="ce"`` is
+    training without copies.
+
+    Reference: *EDDA: Explanation-driven Data Augmentation to Improve Explanation Faithfulness*,
+    https://arxiv.org/abs/2105.14162.
+
+    Args:
+        encoder: A name for `build_encoder`, or a module with an attribute ``feature_dim``; a
+            linear head is put on it. None if there is a `classifier`.
+        num_classes: Number of classes C.
+        method: "edda", "random-occlusion" or "ce".
+        classifier: In place of an encoder: any network from normalised images (N, C, H, W) to C
+            logits, or C + 1 with ``drop_target="background"``.
+        encoder_args: Further arguments of `build_encoder`.
+        target: Explain the "predicted" class or the "label".
+        drop_target: What a copy without its salient region should be: "uniform", "background"
+            (class C of a head with C + 1 outputs, of which evaluation uses the first C), or, for
+            the explained class alone, "hinge" or "suppress". See `drop_loss`.
+        keep_weight: The weight of the copies that keep.
+        drop_weight: The weight of the copies that drop.
+        margin: Of the hinge.
+        only_correct: Use the copies only of images that the explaining network classifies right.
+        placement: Of the regions of "random-occlusion", as in `RandomOcclusion`.
+        view: What is trained on and explained: the random "view1", or the "standard" view.
+        threshold: Of the maps; used if `keep_ratio` is None.
+        keep_ratio: The salient share of pixels.
+        fill: What occluded pixels become.
+        **options: Further options of `ExplainedModule`.
+
+    Raises:
+        TypeError: Not exactly one of encoder and classifier is given.
+        ValueError: Options out of range, or that do not go together.
+
+    Example:
+        >>> classifier = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> module = EDDAModule(None, num_classes=5, classifier=classifier, layer="0").eval()
+        >>> module(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        encoder: str | nn.Module | None,
+        num_classes: int,
+        *,
+        method: Literal["edda", "random-occlusion", "ce"] = "edda",
+        classifier: nn.Module | None = None,
+        encoder_args: dict[str, Any] | None = None,
+        target: Literal["predicted", "label"] = "predicted",
+        drop_target: EDDA_DROP = "uniform",
+        keep_weight: float = 1.0,
+        drop_weight: float = 1.0,
+        margin: float = 0.0,
+        only_correct: bool = False,
+        placement: Placement = "shift",
+        view: Literal["view1", "standard"] = "view1",
+        threshold: float | None = None,
+        keep_ratio: float | None = 0.15,
+        fill: Fill = "mean",
+        **options: Any,
+    ) -> None:
+        if method not in ("edda", "random-occlusion", "ce"):
+            raise ValueError(
+                f'method must be "edda", "random-occlusion" or "ce", but found {method!r}; '
+                "build_module knows the others"
+            )
+        if (encoder is None) == (classifier is None):
+            raise TypeError("give either an encoder or a classifier")
+        if drop_target not in get_args(EDDA_DROP):
+            raise ValueError(
+                f"drop_target must be one of {', '.join(get_args(EDDA_DROP))}, but found "
+                f"{drop_target!r}"
+            )
+        if keep_weight < 0 or drop_weight < 0:
+            raise ValueError(
+                f"keep_weight and drop_weight must not be negative, but found {keep_weight} and "
+                f"{drop_weight}"
+            )
+        if view not in ("view1", "standard"):
+            raise ValueError(f'view must be "view1" or "standard", but found {view!r}')
+        if options.get("cache") is not None and view != "standard":
+            raise ValueError(
+                "a cache needs the same image under an index each time: EDDA explains the random "
+                'view1, so set view="standard", or do without a cache'
+            )
+        # The control arms have the same head, so that they differ in the occlusions alone.
+        outputs = num_classes + (drop_target == "background" and method != "ce")
+        given: str | nn.Module
+        if encoder is not None:
+            given, built = encoder, encoder_of(encoder, encoder_args)
+            head: nn.Module = nn.Linear(int(built.feature_dim), outputs)  # type: ignore[arg-type]
+        elif classifier is not None:
+            given, built, head = classifier, unwrap(classifier), nn.Identity()
+        network = Classifier(built, head, num_classes)
+        super().__init__(
+            network, given, threshold=threshold, keep_ratio=keep_ratio, fill=fill, **options
+        )
+        self.method, self.view, self.outputs = method, view, outputs
+        self.target, self.placement = target, placement
+        self.drop_target, self.margin = drop_target, margin
+        self.keep_weight, self.drop_weight = keep_weight, drop_weight
+        self.only_correct = only_correct
+
+    @property
+    def explains(self) -> bool:
+        """Whether this epoch's training images are explained."""
+        return self.method != "ce" and self.round >= self.start_epoch
+
+    def make_augment(self, model: Classifier, explainer: Explainer, **options: Any) -> EDDA:
+        """Builds the copies, by the network that explains."""
+        return EDDA(
+            model,
+            explainer,
+            keep_ratio=self.keep_ratio,
+            threshold=self.threshold if self.keep_ratio is None else None,
+            target=self.target,
+            placement=self.placement if self.method == "random-occlusion" else None,
+            **options,
+        )
+
+    def configure_optimizers(self) -> Any:
+        """SGD with a cosine schedule, stepped with the optimizer."""
+        epochs, steps = self.scheduled_epochs()
+        optimizer, schedule = sgd(
+            [{"params": self.network.parameters(), "lr": self.lr}],
+            self.momentum,
+            self.weight_decay,
+            steps=steps * epochs,
+            warmup=steps * self.warmup_epochs,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Adds copies to a training batch: images (N or 3N, C, H, W), the N themselves first."""
+        if not self.trainer.training:
+            return batch
+        images, labels = self.normalize(batch[self.view]), batch["label"]
+        if not self.explains:
+            return {"images": images, "labels": labels}
+        made = self.explained(batch, images, labels)
+        counts = ~made.constant & made.correct if self.only_correct else ~made.constant
+        return {
+            "images": torch.cat([images, made.keep, made.drop]),
+            "labels": labels,
+            "explained": made.explained,
+            "counts": counts,
+            "statistics": made.statistics,
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss of a batch."""
+        labels = batch["labels"]
+        logits = self.network.head(self.encode(batch["images"])).float()
+        self._check_outputs(logits)
+        if "explained" not in batch:
+            loss = F.cross_entropy(logits, labels)
+            self.watch(loss, {}, len(labels))
+            return loss
+        original, keep, drop = logits.chunk(3)
+        kept = F.cross_entropy(keep, labels, reduction="none")
+        dropped = drop_loss(
+            self.drop_target, drop, batch["explained"], logits=original, margin=self.margin
+        )
+        copies = self.keep_weight * kept + self.drop_weight * dropped
+        # Selected, not multiplied: what does not count may be infinite.
+        copies = torch.where(batch["counts"], copies, 0.0)
+        loss = F.cross_entropy(original, labels) + copies.mean()
+        self.watch(loss, batch["statistics"], len(labels))
+        return loss
+
+    def _check_outputs(self, logits: Tensor) -> None:
+        if logits.shape[1] != self.outputs:
+            raise ValueError(
+                f"the classifier has {logits.shape[1]} outputs, where {self.outputs} are needed "
+                f'(num_classes is {self.network.num_classes}; drop_target="background" needs one '
+                "more)"
+            )

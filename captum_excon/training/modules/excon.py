@@ -1,0 +1,247 @@
+"""ExCon, ExConB and SupCon: contrastive training of an encoder, and a linear classifier on it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from captum_excon.losses import ExConLoss
+from captum_excon.training.modules.base import ExplainedModule
+from captum_excon.training.modules.encoders import ProjectionHead
+from captum_excon.training.modules.network import Classifier
+from captum_excon.training.modules.optimization import idle, sgd
+from captum_excon.training.modules.options import encoder_of
+from captum_excon.transforms import ExConViews
+from captum_excon.transforms._undisturbed import Explainer
+
+Batch = dict[str, Any]
+
+
+class ExConModule(ExplainedModule):
+    r"""Supervised contrastive training on views that explanations have masked.
+
+    The encoder and a projection head learn from `ExConLoss` on the two views of `ExConViews`; a
+    linear classifier learns from the cross-entropy on detached features of a random view, and
+    explains. As in the official code these alternate, an epoch each: of Lightning's epochs 2k and
+    2k + 1, the first trains encoder and projection, the second the classifier, with the encoder
+    frozen in evaluation mode. With ``classifier_schedule="step"`` [ours] both learn in every step,
+    the classifier from the features of the encoder's own pass.
+
+    Logged beside what `ExplainedModule` names: ``train/classifier_loss``.
+
+    Before round ``start_epoch``, and always with ``method="supcon"``, the views are two random
+    ones. A step of the encoder costs one forward and backward pass for the maps, one forward pass
+    for acceptance, and the forward and backward pass of the loss.
+
+    Ours, not the official code's: explaining in evaluation mode, the back-up view for constant
+    maps, a learning-rate schedule for the classifier (that of the encoder), defaults.
+
+    Reference: Zhang et al., *ExCon: Explanation-driven Supervised Contrastive Learning for Image
+    Classification*, https://arxiv.org/abs/2111.14271.
+
+    Args:
+        encoder: A name for `build_encoder`, or a module with an attribute ``feature_dim``, from
+            normalised images (N, C, H, W) to features (N, feature_dim).
+        num_classes: Number of classes.
+        method: "excon"; "exconb", which contrasts rejected masked images as backgrounds; or
+            "supcon".
+        encoder_args: Further arguments of `build_encoder`.
+        projection_hidden: Size of the projection's hidden layer; by default that of the features.
+        projection_dim: Size of the projections.
+        temperature: Of the loss.
+        base_temperature: Multiply the loss by temperature / base_temperature; None for no factor.
+        background: With "exconb": backgrounds are "negatives", or a "class" of their own.
+        gather_distributed: Contrast the views of all processes.
+        classifier_schedule: "alternate" or "step".
+        classifier_lr: Learning rate of the classifier; by default ``lr``.
+        threshold: Of the maps; 0.5 is the paper's.
+        **options: Further options of `ExplainedModule`.
+
+    Raises:
+        ValueError: Options out of range, or that do not go together.
+
+    Example:
+        >>> encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> encoder.feature_dim = 4
+        >>> module = ExConModule(encoder, num_classes=5, layer="0", start_epoch=2).eval()
+        >>> module(torch.rand(2, 3, 8, 8)).shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        encoder: str | nn.Module,
+        num_classes: int,
+        *,
+        method: Literal["excon", "exconb", "supcon"] = "excon",
+        encoder_args: dict[str, Any] | None = None,
+        projection_hidden: int | None = None,
+        projection_dim: int = 128,
+        temperature: float = 0.1,
+        base_temperature: float | None = None,
+        background: Literal["negatives", "class"] = "negatives",
+        gather_distributed: bool = True,
+        classifier_schedule: Literal["alternate", "step"] = "alternate",
+        classifier_lr: float | None = None,
+        threshold: float | None = 0.5,
+        **options: Any,
+    ) -> None:
+        if method not in ("excon", "exconb", "supcon"):
+            raise ValueError(
+                f'method must be "excon", "exconb" or "supcon", but found {method!r}; '
+                "build_module knows the others"
+            )
+        if background not in ("negatives", "class"):
+            raise ValueError(f'background must be "negatives" or "class", but found {background!r}')
+        if classifier_schedule not in ("alternate", "step"):
+            raise ValueError(
+                f'classifier_schedule must be "alternate" or "step", found {classifier_schedule!r}'
+            )
+        built = encoder_of(encoder, encoder_args)
+        features = int(built.feature_dim)  # type: ignore[arg-type]
+        network = Classifier(built, nn.Linear(features, num_classes), num_classes)
+        super().__init__(network, encoder, threshold=threshold, **options)
+        self.method = method
+        self.alternates = classifier_schedule == "alternate"
+        self.classifier_lr = self.lr if classifier_lr is None else classifier_lr
+        self.projection = ProjectionHead(features, projection_hidden, projection_dim)
+        # SupCon and ExCon have no backgrounds.
+        self.loss = ExConLoss(
+            temperature,
+            background if method == "exconb" else "exclude",
+            base_temperature,
+            gather_distributed,
+        )
+        self.automatic_optimization = False
+        self._modes: list[tuple[nn.Module, bool]] = []
+
+    @property
+    def round(self) -> int:
+        """The number of epochs that have trained the encoder, before this one."""
+        return int(self.current_epoch) // 2 if self.alternates else int(self.current_epoch)
+
+    @property
+    def trains_encoder(self) -> bool:
+        """Whether this epoch trains encoder and projection."""
+        return not self.alternates or self.current_epoch % 2 == 0
+
+    @property
+    def trains_classifier(self) -> bool:
+        """Whether this epoch trains the linear classifier."""
+        return not self.alternates or self.current_epoch % 2 == 1
+
+    @property
+    def explains(self) -> bool:
+        """Whether this epoch's training images are explained."""
+        return self.method != "supcon" and self.trains_encoder and self.round >= self.start_epoch
+
+    def make_augment(self, model: Classifier, explainer: Explainer, **options: Any) -> ExConViews:
+        """Builds the views. Whatever explains, it is the current network that accepts."""
+        return ExConViews(
+            self.network,
+            explainer,
+            threshold=self.threshold,
+            keep_ratio=self.keep_ratio,
+            background=self.method == "exconb",
+            **options,
+        )
+
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LRScheduler]]:
+        """SGD for encoder and projection, and for the classifier; in one where they step as one."""
+        epochs, steps = self.scheduled_epochs()
+        encoder = {"params": [*self.network.encoder.parameters(), *self.projection.parameters()]}
+        classifier = {"params": self.network.head.parameters()}
+        groups = [{**encoder, "lr": self.lr}, {**classifier, "lr": self.classifier_lr}]
+        # One optimizer for both in "step": a gradient scaler cannot serve two in one backward pass.
+        jobs = [(groups, epochs)]
+        if self.alternates:
+            jobs = [([groups[0]], (epochs + 1) // 2), ([groups[1]], epochs // 2)]
+        built = [
+            sgd(
+                part,
+                self.momentum,
+                self.weight_decay,
+                steps=steps * count,
+                warmup=steps * self.warmup_epochs,
+            )
+            for part, count in jobs
+        ]
+        return [optimizer for optimizer, _ in built], [schedule for _, schedule in built]
+
+    def on_train_epoch_start(self) -> None:
+        """Freezes the encoder in evaluation mode where only the classifier learns."""
+        super().on_train_epoch_start()
+        if not self.trains_encoder:
+            self._modes = [(part, part.training) for part in self.network.encoder.modules()]
+            self.network.encoder.eval()
+
+    def on_train_epoch_end(self) -> None:
+        """Gives the encoder's parts the modes they had."""
+        super().on_train_epoch_end()
+        for part, training in self._modes:
+            part.training = training
+        self._modes = []
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Turns a training batch into the views that are contrasted, (M, 2, C, H, W)."""
+        if not self.trainer.training:
+            return batch
+        labels, view1 = batch["label"], self.normalize(batch["view1"])
+        if not self.trains_encoder:
+            return {"views": view1, "labels": labels}
+        view2 = self.normalize(batch["view2"])
+        if not self.explains:
+            return {"views": torch.stack([view2, view1], 1), "labels": labels, "size": len(labels)}
+        standard = self.normalize(batch["standard"])
+        made = self.explained(batch, standard, view1, view2, labels)
+        return {
+            "views": made.views,
+            "labels": made.labels,
+            "background": made.background if self.method == "exconb" else None,
+            "statistics": made.statistics,
+            "size": len(labels),
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        """Makes a step of the encoder, of the classifier, or of both."""
+        loss = self._encoder_loss(batch) if self.trains_encoder else self._classifier_loss(batch)
+        optimizers: Any = self.optimizers()
+        schedules: Any = self.lr_schedulers()
+        if self.alternates:
+            active = 0 if self.trains_encoder else 1
+            optimizer, schedule = optimizers[active], schedules[active]
+            if self.trainer.world_size > 1:
+                others = optimizers[1 - active].param_groups
+                loss = loss + idle(p for group in others for p in group["params"])
+        else:
+            optimizer, schedule = optimizers, schedules
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        schedule.step()
+
+    def _encoder_loss(self, batch: Batch) -> Tensor:
+        views, size = batch["views"], batch["size"]
+        features = self.encode(views.flatten(0, 1))
+        projections = self.projection(features).view(-1, 2, self.projection.output.out_features)
+        loss: Tensor = self.loss(projections, batch["labels"], batch.get("background"))
+        self.watch(loss, batch.get("statistics", {}), size)
+        if self.trains_classifier:
+            # Every other row is a random view; backgrounds follow those of the images.
+            random = features.detach()[1 : 2 * size : 2]
+            loss = loss + self._cross_entropy(random, batch["labels"][:size])
+        return loss
+
+    def _classifier_loss(self, batch: Batch) -> Tensor:
+        with torch.no_grad():
+            features = self.encode(batch["views"])
+        return self._cross_entropy(features, batch["labels"])
+
+    def _cross_entropy(self, features: Tensor, labels: Tensor) -> Tensor:
+        loss = F.cross_entropy(self.network.head(features).float(), labels)
+        self.watch(loss, {}, len(labels), name="train/classifier_loss")
+        return loss

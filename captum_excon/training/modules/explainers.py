@@ -1,0 +1,144 @@
+"""Explainers by name: Captum's gradient methods and the attributions of this package."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from captum.attr import (
+    Attribution,
+    InputXGradient,
+    IntegratedGradients,
+    LayerGradCam,
+    Saliency,
+)
+from torch import Tensor, nn
+
+from captum_excon._messages import close_names
+from captum_excon.attr import attribution_methods
+from captum_excon.attr._capture import LayerChoice, resolve_layers
+
+
+class ExplainerOn:
+    """A function as explainer that names its network, whose modes and buffers are then kept."""
+
+    def __init__(
+        self, explain: Callable[[Tensor, Tensor], Tensor], forward_func: nn.Module
+    ) -> None:
+        self.explain = explain
+        self.forward_func = forward_func
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Returns the function's maps."""
+        return self.explain(images, targets)
+
+
+class DeepestLayerGradCam(LayerGradCam):
+    """Captum's `LayerGradCam` on the deepest layer of `captum_excon.select_layers`.
+
+    The layer is chosen when the first images of a size arrive, and then kept for that size.
+
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        ...                       nn.Flatten(), nn.Linear(4, 2)).eval()
+        >>> DeepestLayerGradCam(model).attribute(torch.rand(2, 3, 8, 8), target=1).shape
+        torch.Size([2, 1, 6, 6])
+    """
+
+    def __init__(self, forward_func: nn.Module) -> None:
+        super().__init__(forward_func, layer=None)
+        self._choice = LayerChoice(forward_func, None, None, deepest=True)
+
+    def attribute(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Computes signed Grad-CAM maps, with the arguments and errors of `LayerGradCam`."""
+        (chosen,) = self._choice((inputs,), ())
+        if chosen.reshape is not None:
+            raise ValueError(
+                f"the deepest layer {chosen.name!r} has its channels last, which Captum's "
+                "LayerGradCam does not read; use integrated-grad-cam or another method"
+            )
+        self.layer = chosen.module
+        return super().attribute(inputs, *args, **kwargs)
+
+
+_CAPTUM: dict[str, type[Attribution]] = {
+    "input-x-gradient": InputXGradient,
+    "integrated-gradients": IntegratedGradients,
+    "layer-grad-cam": LayerGradCam,
+    "saliency": Saliency,
+}
+
+
+def explainer_methods() -> dict[str, type[Attribution]]:
+    """Returns the attribution classes that can be named, Captum's and this package's.
+
+    Example:
+        >>> sorted(explainer_methods())[:3]
+        ['adaptive-hybrid-cam', 'input-x-gradient', 'integrated-grad-cam']
+    """
+    return {**_CAPTUM, **attribution_methods()}
+
+
+def takes_layer(name: str) -> bool:
+    """Whether the method of this name explains a layer.
+
+    Raises:
+        ValueError: There is no such method.
+
+    Example:
+        >>> takes_layer("layer-grad-cam"), takes_layer("saliency")
+        (True, False)
+    """
+    return _layer_argument(_method(name)) is not None
+
+
+def build_explainer(
+    name: str, model: nn.Module, layer: str | nn.Module | None = None
+) -> Attribution:
+    """Builds an attribution on a model by its name.
+
+    ``"layer-grad-cam"`` is the explainer of ExCon's official code: Captum's `LayerGradCam`, signed.
+
+    Args:
+        name: One of `explainer_methods`.
+        model: From images to logits; wrappers of ``torch.compile`` and data parallelism are taken
+            off by the methods.
+        layer: The layer of a layer method, as a module or its name in the model. By default the
+            deepest of `captum_excon.select_layers`; the SISE methods then take one in each block.
+
+    Returns:
+        The attribution with its defaults.
+
+    Raises:
+        ValueError: There is no such method or layer, or the method takes no layer.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> build_explainer("layer-grad-cam", model, "0").layer
+        Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
+    """
+    method = _method(name)
+    argument = _layer_argument(method)
+    if layer is None:
+        return DeepestLayerGradCam(model) if method is LayerGradCam else method(model)
+    if argument is None:
+        raise ValueError(f"{name} explains the input and takes no layer, but layer is {layer!r}")
+    (found,) = resolve_layers(model, [layer], None)
+    return method(model, [found.module] if argument == "layers" else found.module)
+
+
+def _method(name: str) -> type[Attribution]:
+    known = explainer_methods()
+    if name not in known:
+        raise ValueError(
+            f"there is no explainer {name!r}{close_names(str(name), known)}; "
+            f"explainers are {', '.join(sorted(known))}"
+        )
+    return known[name]
+
+
+def _layer_argument(method: type[Attribution]) -> str | None:
+    names = inspect.signature(method).parameters
+    return next((name for name in ("layer", "layers") if name in names), None)

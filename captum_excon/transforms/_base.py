@@ -1,0 +1,88 @@
+"""What the modules that augment a batch by explanations share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from captum_excon.transforms._fill import Fill, check_fill
+from captum_excon.transforms._undisturbed import (
+    Classifier,
+    Explainer,
+    Mode,
+    explain,
+    explained_module,
+    to_maps,
+    undisturbed,
+)
+
+__all__ = ["ExplainingModule"]
+
+
+class ExplainingModule(nn.Module):
+    """Holds a classifier and its explainer without registering them, and runs them undisturbed."""
+
+    classifier: Classifier
+    explainer: Explainer
+    fill: Fill
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        explainer: Explainer,
+        fill: Fill,
+        explain_mode: Mode,
+        autocast_dtype: torch.dtype | None,
+        generator: torch.Generator | None,
+    ) -> None:
+        super().__init__()
+        check_fill(fill)
+        if explain_mode not in ("eval", "train"):
+            raise ValueError(f'explain_mode must be "eval" or "train", but found {explain_mode!r}')
+        if not callable(classifier):
+            raise TypeError(f"classifier must be a module or a function, but found {classifier!r}")
+        # Past nn.Module's own __setattr__, which would register modules and their parameters.
+        object.__setattr__(self, "classifier", classifier)
+        object.__setattr__(self, "explainer", explainer)
+        object.__setattr__(self, "fill", fill)
+        self.explain_mode = explain_mode
+        self.autocast_dtype = autocast_dtype
+        self.generator = generator
+
+    def check_labels(self, labels: Tensor, images: Tensor) -> None:
+        """Raises ValueError unless there is one class index for each image."""
+        if labels.shape != images.shape[:1] or labels.is_floating_point():
+            raise ValueError(
+                f"labels must be class indices of shape ({len(images)},), one for each image, but "
+                f"found {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+
+    def explain(self, images: Tensor, targets: Tensor, maps: Tensor | None) -> Tensor:
+        """Maps (N, 1, H, W) of the explainer, or ready-made ones; call it `undisturbed`."""
+        if maps is not None:
+            size = (images.shape[-2], images.shape[-1])
+            return to_maps(maps.to(images.device), len(images), size)
+        return explain(self.explainer, images, targets)
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """The predicted classes, (N,) int64; call it `undisturbed`."""
+        predictions: Tensor = self.classifier(images).argmax(1)
+        return predictions
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Covers the classifier and, where it is another one, the module that is explained."""
+        modules = [self.classifier]
+        explained = explained_module(self.explainer)
+        if explained is not None and explained is not self.classifier:
+            modules.append(explained)
+        with contextlib.ExitStack() as stack:
+            for module in modules:
+                stack.enter_context(
+                    undisturbed(module, self.explain_mode, autocast_dtype=self.autocast_dtype)
+                )
+            yield

@@ -1,0 +1,158 @@
+"""The cache of explanations: what is found again, what is stale, what it costs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.training_toys import NO_ADVICE, Counted, changed, fit, module, weights
+from torch import Tensor, nn
+
+from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache, model_hash
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in NO_ADVICE]
+
+
+def opened(folder: Path, method: str = "cam", model: str = "1a", images: int = 6) -> Any:
+    return ExplanationCache(folder / "maps", method, model, images)
+
+
+def numbers(*values: int) -> Tensor:
+    return torch.tensor(values)
+
+
+def test_maps_are_found_by_index_and_class_at_their_own_size(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    cache.put(numbers(4, 1), numbers(0, 2), torch.rand(2, 1, 3, 5))
+    maps, found = cache.get(numbers(1, 4, 4, 0), numbers(2, 0, 1, 0))
+    assert maps.shape == (4, 1, 3, 5)
+    assert found.tolist() == [True, True, False, False]
+
+
+def test_maps_are_kept_in_half_precision_relative_to_their_peak(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    tiny = torch.tensor([[[[-4e-9, 1e-9]]], [[[0.0, 0.0]]]])
+    cache.put(numbers(0, 1), numbers(0, 0), tiny)
+    maps, _ = cache.get(numbers(0, 1), numbers(0, 0))
+    assert maps.flatten(1).tolist() == [[-1.0, 0.25], [0.0, 0.0]]
+    assert (tmp_path / "maps" / "maps-1x2.f16").stat().st_size == 6 * 2 * 2
+
+
+def test_the_latest_class_of_an_image_replaces_the_one_before(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    for label in (0, 1):
+        cache.put(numbers(3), numbers(label), torch.full((1, 1, 2, 2), 1.0 - 2 * label))
+    maps, found = cache.get(numbers(3, 3), numbers(0, 1))
+    assert found.tolist() == [False, True]
+    assert (maps[1] == -1).all()
+
+
+def test_maps_that_are_not_finite_stay_so(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    cache.put(numbers(0), numbers(0), torch.tensor([[[[float("nan"), 1.0]]]]))
+    assert cache.get(numbers(0), numbers(0))[0].isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [({}, True), ({"method": "rise"}, False), ({"model": "2b"}, False), ({"images": 7}, False)],
+)
+def test_maps_of_another_method_network_or_data_set_are_stale(
+    change: dict[str, Any], kept: bool, tmp_path: Path
+) -> None:
+    opened(tmp_path).put(numbers(2), numbers(1), torch.rand(1, 1, 2, 2))
+    again = opened(tmp_path, **change)
+    assert again.get(numbers(2), numbers(1))[1].tolist() == [kept]
+    assert list((tmp_path / "maps").glob("*.f16")) == (
+        [tmp_path / "maps" / "maps-2x2.f16"] if kept else []
+    )
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="no cache of explanations"):
+        opened(tmp_path)
+    assert (tmp_path / "maps" / "thesis.tex").read_text() == "mine"
+
+
+def test_an_index_outside_the_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IndexError, match="for 6 images, but an index is 6"):
+        opened(tmp_path).get(numbers(0, 6), numbers(0, 0))
+
+
+def test_the_hash_depends_on_weights_buffers_and_nothing_else() -> None:
+    first, second = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+    assert model_hash(first) == model_hash(second)
+    second.running_mean += 1  # type: ignore[operator]
+    assert model_hash(first) != model_hash(second)
+    assert len({model_hash(nn.Linear(1, 1).to(d)) for d in (torch.float32, torch.bfloat16)}) == 2
+
+
+def test_only_maps_that_are_missing_are_computed(tmp_path: Path) -> None:
+    asked = []
+
+    def explain(images: Tensor, targets: Tensor) -> Tensor:
+        asked.append((len(images), targets.tolist()))
+        return images * targets[:, None, None, None].float()
+
+    cached = CachedExplainer(explain, nn.Identity(), opened(tmp_path))
+    images = torch.rand(3, 2, 4, 4)
+    results = []
+    for indices, targets in (([0, 1, 2], [1, 2, 3]), ([0, 1, 2], [1, 5, 3]), ([2, 0], [3, 1])):
+        cached.indices = torch.tensor(indices)
+        results.append(cached(images[indices], torch.tensor(targets)))
+    assert asked == [(3, [1, 2, 3]), (1, [5])]
+    assert torch.equal(results[0][[0, 2]], results[1][[0, 2]])
+    assert torch.equal(results[2], results[0][[2, 0]])
+    expected = images.sum(1, keepdim=True)
+    torch.testing.assert_close(
+        results[0], expected / expected.amax((2, 3), keepdim=True), rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("method", ["excon", "exconb", "edda"])
+def test_training_with_a_cache_explains_each_image_once_for_the_same_weights(
+    method: str, tmp_path: Path
+) -> None:
+    explainer = Counted()
+    options = {"explainer": explainer, "layer": None, "view": "standard", "target": "label"}
+    pair = 1 if method == "edda" else 2
+    fit(
+        module(method, **options, refresh=2, cache=str(tmp_path / "maps")),
+        tmp_path,
+        epochs=4 * pair,
+    )
+    # Two batches in rounds 0 and 2, in which the copy is renewed.
+    assert explainer.calls == 4
+    manifest = json.loads((tmp_path / "maps" / "manifest.json").read_text())
+    assert manifest["method"] == "Counted"
+    assert manifest["images"] == 16
+
+
+def test_what_a_cache_changes_is_half_precision_alone(tmp_path: Path) -> None:
+    ends = []
+    for cache in (None, str(tmp_path / "maps")):
+        model = module("excon", refresh="teacher", cache=cache)
+        fit(model, tmp_path, epochs=4)
+        ends.append(weights(model))
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-2, atol=1e-2)
+
+
+def test_a_second_run_of_the_same_weights_finds_the_maps_of_the_first(tmp_path: Path) -> None:
+    explainer = Counted()
+    ends = []
+    for _ in range(2):
+        model = module(
+            "excon",
+            explainer=explainer,
+            layer=None,
+            refresh="teacher",
+            cache=str(tmp_path / "maps"),
+        )
+        fit(model, tmp_path, epochs=1)
+        ends.append(weights(model))
+    assert explainer.calls == 2
+    assert changed(*ends) == set()
