@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from benchmarks.explanations.config import Choice
 from benchmarks.explanations.methods import controls
-from benchmarks.explanations.methods.registry import Method, find_method, takes
 from captum_excon._messages import close_names
+from captum_excon._methods import Method, find_method, takes
 from captum_excon.errors import UserError
 from captum_excon.layers import SelectedLayer
 

@@ -7,10 +7,10 @@ from helpers.tiny_runs import planned, tiny_config
 from benchmarks.explanations.config import Choice
 from benchmarks.explanations.methods.controls import other_item
 from benchmarks.explanations.methods.explainers import Explainer
-from benchmarks.explanations.methods.registry import method_names
 from benchmarks.explanations.stages.explain import make_setting
 from benchmarks.explanations.stages.model import open_model
 from benchmarks.explanations.stages.plan import open_items, read_plan
+from captum_excon._methods import method_names
 from captum_excon.errors import UserError
 
 OPTIONS = {
