@@ -111,8 +111,8 @@ def test_main_names_the_extra_if_typer_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "typer", None)
-    monkeypatch.delitem(sys.modules, "captum_excon.cli")
-    monkeypatch.delattr(captum_excon, "cli")
+    monkeypatch.delitem(sys.modules, "captum_excon.cli.app")
+    monkeypatch.delattr(captum_excon.cli, "app", raising=False)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

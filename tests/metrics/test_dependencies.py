@@ -24,8 +24,9 @@ def test_a_missing_quantus_names_what_to_install(monkeypatch) -> None:
     with pytest.raises(ImportError, match=r"captum-excon\[bench\]"):
         REFUSED["quantus.ROAD"].works()
     monkeypatch.setitem(sys.modules, "quantus.helpers.enums", None)
-    for name in ("quantus.classes", "quantus._base"):
-        monkeypatch.delitem(sys.modules, f"captum_excon.metrics.{name}", raising=False)
+    for name in ("classes", "_base"):
+        monkeypatch.delitem(sys.modules, f"captum_excon.metrics.quantus.{name}", raising=False)
+        monkeypatch.delattr(f"captum_excon.metrics.quantus.{name}", raising=False)
     with pytest.raises(ImportError, match=r"captum-excon\[bench\]"):
         import captum_excon.metrics.quantus.classes  # noqa: F401
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from training_toys import fit, module
+from helpers.training_toys import fit, module
 
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
