@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,10 @@ from benchmarks.speed.masking import (
     PHOTOGRAPHS,
     bare_forward,
     count_rows,
-    environment,
     seconds,
 )
 from captum_excon._files import read_image
+from captum_excon._provenance import provenance
 from captum_excon.metrics import deletion
 from captum_excon.metrics._scorer import default_rows
 from captum_excon.models.factory import Model, load_model
@@ -125,7 +124,6 @@ def main() -> None:
             times[name] = min(times[name], seconds(call, device))
     own = times["captum_excon.metrics.deletion"]
     report = {
-        "command": "python -m benchmarks.speed.deletion " + " ".join(sys.argv[1:]),
         "model": options.model,
         "images": len(images),
         "size": list(images.shape[1:]),
@@ -137,8 +135,7 @@ def main() -> None:
         "forward rows": rows,
         "share of the model's forward passes in our time": times["bare forward passes of our rows"]
         / own,
-        "quantus": quantus.__version__,
-        "environment": environment(device),
+        **provenance(device, "quantus"),
     }
     print(json.dumps(report, indent=1))
     if options.out:

@@ -14,24 +14,21 @@ import argparse
 import contextlib
 import functools
 import json
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import captum
 import skimage.data
 import torch
-import torchvision
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from captum_excon import AdaptiveHybridCAM, MultiLayerSISE, __version__, select_layers
+from captum_excon import AdaptiveHybridCAM, MultiLayerSISE, select_layers
 from captum_excon._files import read_image
+from captum_excon._provenance import provenance
 from captum_excon.models.factory import load_model
 
 PHOTOGRAPHS = ("chelsea", "astronaut", "coffee", "rocket")
@@ -178,7 +175,6 @@ def main() -> None:
             }
         )
     report = {
-        "command": "python -m benchmarks.speed.masking " + " ".join(sys.argv[1:]),
         "model": options.model,
         "layers": layers,
         "images": len(images),
@@ -188,35 +184,12 @@ def main() -> None:
         "memory": memory,
         "fewer rows by Ada-SISE": 1
         - results[1]["rows per image, mean"] / results[0]["rows per image, mean"],
-        "environment": environment(device),
+        **provenance(device),
     }
     print(json.dumps(report, indent=1))
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(report, indent=1) + "\n")
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """The hardware and the versions that figures depend on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-    return {
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "captum-excon": __version__,
-        "captum": captum.__version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
-
-
-def cpu_name() -> str:
-    """The processor's name where Linux tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from benchmarks.speed.masking import environment, seconds
+from benchmarks.speed.masking import seconds
+from captum_excon._provenance import provenance
 from captum_excon.losses import ExConLoss
 from captum_excon.training.modules.encoders import ProjectionHead, build_encoder
 from captum_excon.transforms import ExConViews
@@ -123,7 +123,6 @@ def main() -> None:
         for step, explain, accept, contrast in zip(*times.values(), strict=True)
     ]
     report = {
-        "command": "python -m benchmarks.speed.training_step " + " ".join(sys.argv[1:]),
         "encoder": options.encoder,
         "layer": options.layer,
         "batch size": options.batch_size,
@@ -132,7 +131,7 @@ def main() -> None:
         "seconds": best,
         "ratio": best["step"] / bare,
         "median ratio of the rounds": statistics.median(rounds),
-        "environment": environment(device),
+        **provenance(device),
     }
     print(json.dumps(report, indent=1))
     if options.out:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.speed.masking import environment
 from benchmarks.training.report import Run, as_markdown, compared
 from benchmarks.training.runs import Job
 from captum_excon._files import written_whole
+from captum_excon._provenance import provenance
 from captum_excon.errors import UserError
 from captum_excon.training.evaluation import plots
 
@@ -34,8 +32,7 @@ def write(out: Path, jobs: Sequence[Job], failures: Mapping[str, str]) -> None:
         raise UserError(f"no run is finished; the first failure: {next(iter(failures.items()))}")
     found = compared(runs)
     facts = {
-        "command": "python -m benchmarks.training.compare " + shlex.join(sys.argv[1:]),
-        "environment": environment(torch.device("cpu")),
+        **provenance(torch.device("cpu")),
         "trained with": sorted({_listed(run.training["hardware"]) for run in runs}),
         "failures": dict(failures),
     }
@@ -60,7 +57,7 @@ def _setup(facts: Mapping[str, Any], runs: Sequence[Run]) -> str:
     seeds = sorted({run.seed for run in runs})
     lines = [
         f"- Command: `{facts['command']}`",
-        f"- Machine and versions: {_listed(facts['environment'])}",
+        f"- Machine and versions: {_listed({**facts['hardware'], **facts['versions']})}",
         *(f"- Trained with: {text}" for text in facts["trained with"]),
         f"- Data: {classes} classes; {config['encoder']}, {config['epochs']} epochs, "
         f"explainer {config['explainer']}, seeds {', '.join(map(str, seeds))}",

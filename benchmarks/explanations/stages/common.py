@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -20,11 +18,12 @@ from benchmarks.explanations.data.items import PlannedItem
 from benchmarks.explanations.stages.plan import Plan
 from benchmarks.explanations.stages.records import Record, RecordWriter, key, read_records
 from captum_excon._messages import one_line
+from captum_excon._provenance import PACKAGES, device_name, versions
 from captum_excon.errors import UserError
 from captum_excon.models.factory import pick_device
 
 CHUNK_SECONDS = 1.0
-_PACKAGES = ("captum-excon", "torch", "torchvision", "captum", "grad-cam", "quantus", "numpy")
+_PACKAGES = (*PACKAGES, "grad-cam", "quantus", "numpy")
 
 
 @dataclass(frozen=True)
@@ -209,19 +208,7 @@ def common_fields(plan: Plan, item: PlannedItem) -> Record:
 @cache
 def _versions(device: str) -> dict[str, str]:
     """What a value was found with: the machine, since a run may go on elsewhere, and packages."""
-    import torch
-
-    from benchmarks.speed.masking import cpu_name
-
-    where = pick_device(device)
-    machine = torch.cuda.get_device_name(where) if where.type == "cuda" else cpu_name()
-    found = {"machine": machine, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"machine": device_name(pick_device(device)), **versions(_PACKAGES)}
 
 
 def failure(error: BaseException) -> dict[str, str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from benchmarks.explanations.config import Config, ModelConfig
@@ -50,20 +49,6 @@ def open_model(config: Config) -> Model:
     if wanted.channels_last:
         model.module.to(memory_format=torch.channels_last)
     return model
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Returns 16 hexadecimal digits that change with any parameter or buffer.
-
-    Example:
-        >>> weights_hash(SyntheticNet()) == weights_hash(SyntheticNet())
-        True
-    """
-    digest = hashlib.sha256()
-    for name, values in sorted(module.state_dict().items()):
-        digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
-        digest.update(values.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _uneven(inputs: Tensor) -> Tensor:

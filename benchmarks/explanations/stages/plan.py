@@ -12,9 +12,10 @@ from benchmarks.explanations.config import Config, load_config
 from benchmarks.explanations.data.items import Items, PlannedItem
 from benchmarks.explanations.data.readers import open_source
 from benchmarks.explanations.data.selection import select_items
-from benchmarks.explanations.stages.model import open_model, weights_hash
+from benchmarks.explanations.stages.model import open_model
 from captum_excon._files import check_writable, written_whole
 from captum_excon._messages import one_line
+from captum_excon._provenance import weights_hash
 from captum_excon.errors import UserError
 from captum_excon.models.factory import Model
 
@@ -30,7 +31,7 @@ class Plan:
         config: The benchmark.
         dataset: The data's name.
         split: The part of it.
-        weights: The model's, see `weights_hash`.
+        weights: The first 16 digits of the model's `weights_hash`.
         items: In their order.
         skipped: How many rows of the data were passed over for which reason.
         seeds: With which the folder was planned so far, the config's among them.
@@ -90,7 +91,7 @@ def make_plan(
             be opened, or no item is suitable.
     """
     model = model or open_model(config)
-    weights = weights_hash(model.module)
+    weights = weights_hash(model.module)[:16]
     file = folder / "plan.json"
     check_writable(folder)
     if file.exists():
@@ -131,7 +132,7 @@ def open_items(plan: Plan, model: Model) -> Items:
     Raises:
         UserError: The weights are others, or the data are not what they were.
     """
-    if (found := weights_hash(model.module)) != plan.weights:
+    if (found := weights_hash(model.module)[:16]) != plan.weights:
         raise UserError(
             f"{plan.folder} was planned with the weights {plan.weights}, but "
             f"{plan.config.model.name} has {found}; plan in another run folder"

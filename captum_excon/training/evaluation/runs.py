@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from captum_excon._files import check_writable, written_whole
 from captum_excon._messages import one_line
-from captum_excon._provenance import command_line, versions
+from captum_excon._provenance import provenance
 from captum_excon.errors import UserError
 from captum_excon.training.data.corrupted import SEVERITIES, corruptions, open_corrupted
 from captum_excon.training.data.datasets import LabelledImages, open_dataset
@@ -114,7 +113,7 @@ def evaluate_run(
             **found,
             "seconds": time.perf_counter() - began,
         }
-    report = {"checkpoints": results, "command": command_line(), **_circumstances(where)}
+    report = {"checkpoints": results, **provenance(where, "torchmetrics")}
     _write(out, report)
     return report
 
@@ -183,19 +182,6 @@ def _loader(images: LabelledImages, datamodule: ExplanationDataModule) -> DataLo
         collate_fn=collate_views,
         generator=torch.Generator(),  # without one it draws from the global generator
     )
-
-
-def _circumstances(device: torch.device) -> dict[str, Any]:
-    packages = ("captum-excon", "torch", "torchvision", "captum", "torchmetrics")
-    cuda = device.type == "cuda"
-    return {
-        "versions": versions(packages),
-        "hardware": {
-            "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
-            "system": platform.platform(),
-            "threads": torch.get_num_threads(),
-        },
-    }
 
 
 def _write(out: Path, report: Mapping[str, Any]) -> None:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
+from captum_excon._provenance import weights_hash
 from captum_excon.errors import ExplainerError
 from captum_excon.training.data.sampling import derive_seed
-from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache, model_hash
+from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache
 from captum_excon.training.modules.checks import FiniteLoss, Stopwatch
 from captum_excon.training.modules.explainers import ExplainerOn, build_explainer, takes_layer
 from captum_excon.training.modules.network import Classifier, Normalize
@@ -266,7 +267,7 @@ class ExplainedModule(L.LightningModule):
         name = self.explainer_name
         method = name if self.layer is None else f"{name} at {self.layer}"
         loader: Any = self.trainer.train_dataloader
-        found = (str(self.cache), method, model_hash(model), len(loader.dataset))
+        found = (str(self.cache), method, weights_hash(model), len(loader.dataset))
         if self.trainer.is_global_zero:
             ExplanationCache(*found)  # removes what is stale, before others look
         self.trainer.strategy.barrier()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -19,24 +18,6 @@ from captum_excon.transforms._undisturbed import Explainer
 _MANIFEST = "manifest.json"
 
 
-def model_hash(model: nn.Module) -> str:
-    """A digest of all parameters and buffers; waits for the device.
-
-    Example:
-        >>> model = nn.Linear(2, 2)
-        >>> before = model_hash(model)
-        >>> _ = nn.init.zeros_(model.weight)
-        >>> model_hash(model) == before
-        False
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 class ExplanationCache:
     r"""Maps of training images, found again by the image's index and the explained class.
 
@@ -50,7 +31,7 @@ class ExplanationCache:
     Args:
         folder: Where the maps are; made if it does not exist.
         method: What made the maps.
-        model: `model_hash` of the network that is explained.
+        model: `weights_hash` of the network that is explained.
         images: The number of images; indices lie below.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from captum_excon._provenance import command_line, versions
+from captum_excon._provenance import provenance
 from captum_excon.training.data.module import ExplanationDataModule
 from captum_excon.training.modules.base import ExplainedModule
 from captum_excon.training.modules.factory import EDDAModule, ExConModule, build_module, load_module
@@ -98,6 +97,8 @@ def train(
                 "test_accuracy": tested["test/accuracy"],
             }
     history = run_state(out / LAST)["history"]
+    found = provenance(trainer.strategy.root_device, "lightning")
+    found["hardware"]["devices"] = trainer.num_devices
     summary = {
         "method": config.method,
         "seed": config.seed,
@@ -106,7 +107,7 @@ def train(
         "explain_seconds": sum(row["train/explain_seconds"] for row in history),
         **figures,
         "config": config.to_dict(),
-        **_circumstances(trainer),
+        **found,
     }
     rank_zero_only(write_summary)(out, summary)
     return summary
@@ -200,20 +201,3 @@ def _trainer(
         enable_progress_bar=progress,
         enable_model_summary=False,
     )
-
-
-def _circumstances(trainer: L.Trainer) -> dict[str, Any]:
-    device = trainer.strategy.root_device
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    packages = ("captum-excon", "torch", "torchvision", "captum", "lightning")
-    return {
-        "command": command_line(),
-        "versions": versions(packages),
-        "hardware": {
-            "machine": platform.machine(),
-            "system": platform.platform(),
-            "threads": torch.get_num_threads(),
-            "gpu": gpu,
-            "devices": trainer.num_devices,
-        },
-    }

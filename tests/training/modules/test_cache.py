@@ -9,7 +9,8 @@ import torch
 from helpers.training_toys import NO_ADVICE, Counted, changed, fit, module, weights
 from torch import Tensor, nn
 
-from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache, model_hash
+from captum_excon._provenance import weights_hash
+from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in NO_ADVICE]
 
@@ -84,10 +85,10 @@ def test_an_index_outside_the_data_set_is_refused(tmp_path: Path) -> None:
 
 def test_the_hash_depends_on_weights_buffers_and_nothing_else() -> None:
     first, second = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
-    assert model_hash(first) == model_hash(second)
+    assert weights_hash(first) == weights_hash(second)
     second.running_mean += 1  # type: ignore[operator]
-    assert model_hash(first) != model_hash(second)
-    assert len({model_hash(nn.Linear(1, 1).to(d)) for d in (torch.float32, torch.bfloat16)}) == 2
+    assert weights_hash(first) != weights_hash(second)
+    assert len({weights_hash(nn.Linear(1, 1).to(d)) for d in (torch.float32, torch.bfloat16)}) == 2
 
 
 def test_only_maps_that_are_missing_are_computed(tmp_path: Path) -> None:
