@@ -10,6 +10,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.modules.factory import build_module
 
 CLASSES = 3
@@ -40,7 +41,7 @@ class TinyEncoder(nn.Module):
         return self.dropout(maps.flatten(2).mean(2))
 
 
-class Views(Dataset[dict[str, Any]]):
+class Views(Dataset[ViewBatch]):
     """Images whose brightest channel is their class, with a bright square, by index."""
 
     def __init__(self, count: int = 16) -> None:
@@ -53,18 +54,14 @@ class Views(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> ViewBatch:
         image = self.images[index]
-        return {
-            "standard": image,
-            "view1": image.flip(2),
-            "view2": image.flip(1),
-            "label": self.labels[index],
-            "index": index,
-        }
+        return ViewBatch(
+            image, self.labels[index], torch.tensor(index), image.flip(2), image.flip(1)
+        )
 
 
-def loader(count: int = 16, batch_size: int = 8) -> DataLoader[dict[str, Any]]:
+def loader(count: int = 16, batch_size: int = 8) -> DataLoader[ViewBatch]:
     return DataLoader(Views(count), batch_size, generator=torch.Generator())
 
 

@@ -28,16 +28,17 @@ STATISTICS_IMAGES = 5000
 class ExplanationDataModule(L.LightningDataModule):
     """Batches for training with explanations, exactly repeatable.
 
-    A training batch is a dictionary of float32 images in [0, 1], (N, 3, H, W), under
+    Batches are `views.ViewBatch` of float32 images in [0, 1], (N, 3, H, W):
 
-    - "standard": the whole image (its central square), without crop, flip or colour: what ExCon
+    - ``standard``: the whole image (its central square), without crop, flip or colour: what ExCon
       explains and masks;
-    - "view1", and with ``views="excon"`` "view2": random views (`views.random_view`);
+    - ``view1``, and with ``views="excon"`` ``view2``: random views (`views.random_view`), in
+      training only;
+    - ``labels``, and ``indices``, which identify the images in their split as long as the data and
+      the options that choose images stay the same.
 
-    and of int64 numbers (N,): "label", and "index", which names the image in its split as long as
-    the data and the options that choose images stay the same. Validation and test batches have
-    "standard", "label" and "index". Test images never serve to choose a checkpoint: the validation
-    images are taken from the training images, as `open_dataset` says.
+    Test images never serve to choose a checkpoint: the validation images are taken from the
+    training images, see `open_dataset`.
 
     The order of an epoch depends on (``seed``, epoch) and a view on (``seed``, epoch, index, view):
     neither on ``num_workers``, nor on earlier epochs, nor on the global random state, which stays
@@ -87,8 +88,8 @@ class ExplanationDataModule(L.LightningDataModule):
         >>> loader = data.train_dataloader()
         >>> loader.sampler.set_epoch(0)
         >>> batch = next(iter(loader))
-        >>> sorted(batch), batch["view2"].shape
-        (['index', 'label', 'standard', 'view1', 'view2'], torch.Size([6, 3, 8, 8]))
+        >>> batch.view2.shape, batch.labels.shape
+        (torch.Size([6, 3, 8, 8]), torch.Size([6]))
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,48 @@ from captum_excon.training.data.datasets import LabelledImages
 from captum_excon.training.data.sampling import derive_seed, preserved_random_state
 
 Augmentation = Callable[[Image.Image], Image.Image]
+
+
+class Sample(NamedTuple):
+    """The views of one image as uint8 arrays (H, W, 3), its label, and its number in the split."""
+
+    standard: Pixels
+    label: int
+    number: int
+    view1: Pixels | None = None
+    view2: Pixels | None = None
+
+
+class ViewBatch(NamedTuple):
+    """The views of N images, (N, C, H, W) in [0, 1], in training and out of it.
+
+    Attributes:
+        standard: The whole images, without random augmentation.
+        labels: (N,) int64.
+        indices: The images' numbers in their split, (N,) int64.
+        view1: A random view of each image; None outside training.
+        view2: A second one; None unless asked for.
+    """
+
+    standard: Tensor
+    labels: Tensor
+    indices: Tensor
+    view1: Tensor | None = None
+    view2: Tensor | None = None
+
+    def view(self, name: str) -> Tensor:
+        """Returns the view of this name.
+
+        Raises:
+            ValueError: The batch does not have it.
+        """
+        view: Tensor | None = getattr(self, name)
+        if view is None:
+            raise ValueError(
+                f"the batch has no {name}: use the training loader of ExplanationDataModule, with "
+                'views="excon" for view2'
+            )
+        return view
 
 
 def standard_view(image: Image.Image, size: int) -> Image.Image:
@@ -52,7 +94,7 @@ def random_view(size: int) -> Augmentation:
     return compose
 
 
-class ViewDataset(Dataset[dict[str, Any]]):
+class ViewDataset(Dataset[Sample]):
     """Views of labelled images, by (epoch, index).
 
     What is random about view v of an image depends on (``seed``, epoch, index, v) only: torch's
@@ -62,12 +104,11 @@ class ViewDataset(Dataset[dict[str, Any]]):
     Args:
         images: The images.
         image_size: Side of the square views.
-        random_views: How many, beside the standard one.
+        random_views: How many beside the standard one, 0 to 2.
         augment: What makes a random view; it draws from torch's global generator.
         seed: Of the random views.
 
-    An item holds "standard", "view1", ... as uint8 arrays (H, W, 3), "label" and "index"; make
-    batches of them with `collate_views`.
+    An item is a `Sample`; `collate_views` makes batches.
     """
 
     def __init__(
@@ -88,19 +129,18 @@ class ViewDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         image, label = self.images[index]
         standard = self._pixels(standard_view(image, self.image_size))
-        item: dict[str, Any] = {"standard": standard, "label": label, "index": index}
-        names = [f"view{number}" for number in range(1, self.random_views + 1)]
-        if self.augment is None or not names:
-            return item | dict.fromkeys(names, standard)
+        if self.augment is None or not self.random_views:
+            return Sample(standard, label, index, *[standard] * self.random_views)
+        views = []
         with preserved_random_state() as generator:
-            for number, name in enumerate(names, start=1):
+            for number in range(1, self.random_views + 1):
                 generator.manual_seed(derive_seed(self.seed, epoch, index, number))
-                item[name] = self._pixels(self.augment(image))
-        return item
+                views.append(self._pixels(self.augment(image)))
+        return Sample(standard, label, index, *views)
 
     def _pixels(self, view: Image.Image) -> Pixels:
         pixels = np.asarray(view)
@@ -112,14 +152,13 @@ class ViewDataset(Dataset[dict[str, Any]]):
         return pixels
 
 
-def collate_views(items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Makes a batch: images (N, 3, H, W) float32 in [0, 1]; "label" and "index" (N,) int64."""
-    batch = {}
-    for name, first in items[0].items():
-        values = [item[name] for item in items]
-        if isinstance(first, np.ndarray):
-            pixels = torch.from_numpy(np.stack(values)).permute(0, 3, 1, 2)
-            batch[name] = pixels.contiguous().float().div_(255)
-        else:
-            batch[name] = torch.tensor(values)
-    return batch
+def collate_views(samples: Sequence[Sample]) -> ViewBatch:
+    """Makes a batch of float32 images (N, 3, H, W)."""
+    standard, labels, numbers, *views = zip(*samples, strict=True)
+    view1, view2 = (None if view[0] is None else _images(view) for view in views)
+    return ViewBatch(_images(standard), torch.tensor(labels), torch.tensor(numbers), view1, view2)
+
+
+def _images(arrays: Sequence[Pixels]) -> Tensor:
+    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    return pixels.contiguous().float().div_(255)

@@ -117,8 +117,8 @@ def evaluate(
 
     Args:
         module: The classifier, on the device to compute on.
-        loader: Batches ``{"standard": (N, C, H, W) in [0, 1], "label": (N,), "index": (N,)}``,
-            always in the same order; the index is an image's number in ``loader.dataset``.
+        loader: Batches of the type `captum_excon.training.data.views.ViewBatch`, always in the
+            same order; ``indices`` number the images of ``loader.dataset``.
         explainers: Attributions on ``module.explainable``, or functions of normalised images and
             classes, by name.
         settings: How to measure.
@@ -144,8 +144,8 @@ def evaluate(
     count = 0
     with undisturbed(cast(nn.Module, module)), _bar(loader, progress) as bar:
         for batch in loader:
-            images, labels = batch["standard"].to(device), batch["label"].to(device)
-            run.step(images, labels, chosen[batch["index"]].to(device))
+            images, labels = batch.standard.to(device), batch.labels.to(device)
+            run.step(images, labels, chosen[batch.indices].to(device))
             count += len(images)
             bar.update(len(images))
     return {
@@ -175,8 +175,8 @@ def evaluate_corrupted(
     tally, device = Tally(), _device(module)
     with undisturbed(cast(nn.Module, module)), torch.no_grad(), _bar(loader, progress) as bar:
         for batch in loader:
-            tally.add(module(batch["standard"].to(device)), batch["label"].to(device))
-            bar.update(len(batch["label"]))
+            tally.add(module(batch.standard.to(device)), batch.labels.to(device))
+            bar.update(len(batch.labels))
     return tally.figures()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from captum_excon._provenance import weights_hash
 from captum_excon.errors import ExplainerError
 from captum_excon.training.data.sampling import derive_seed
+from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache
 from captum_excon.training.modules.checks import FiniteLoss, Stopwatch
 from captum_excon.training.modules.explainers import ExplainerOn, build_explainer, takes_layer
@@ -216,7 +217,7 @@ class ExplainedModule(L.LightningModule):
         """
         raise NotImplementedError
 
-    def explained(self, batch: dict[str, Tensor], *args: Tensor) -> Any:
+    def explained(self, batch: ViewBatch, *args: Tensor) -> Any:
         """Calls the augmentation for a batch, on the clock.
 
         Raises:
@@ -225,7 +226,7 @@ class ExplainedModule(L.LightningModule):
         if self._augment is None:
             raise RuntimeError("no explanations are due in this epoch")
         if self._cached is not None:
-            self._cached.indices = batch["index"]
+            self._cached.indices = batch.indices
         with self._watch.measure():
             try:
                 return self._augment(*args)
@@ -321,16 +322,16 @@ class ExplainedModule(L.LightningModule):
     def _check_loss(self) -> None:
         self._finite.check(lambda flag: self.trainer.strategy.reduce(flag, reduce_op="sum"))
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: ViewBatch, batch_idx: int) -> None:
         """Logs val/loss and val/accuracy."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: ViewBatch, batch_idx: int) -> None:
         """Logs test/loss and test/accuracy."""
         self._evaluate("test", batch)
 
-    def _evaluate(self, stage: str, batch: dict[str, Tensor]) -> None:
-        logits, labels = self(batch["standard"]), batch["label"]
+    def _evaluate(self, stage: str, batch: ViewBatch) -> None:
+        logits, labels = self(batch.standard), batch.labels
         loss = F.cross_entropy(logits.float(), labels)
         accuracy: Any = self.accuracies[stage]
         accuracy.update(logits, labels)
@@ -342,7 +343,7 @@ class ExplainedModule(L.LightningModule):
     def watch(
         self,
         loss: Tensor,
-        statistics: dict[str, Tensor],
+        statistics: Mapping[str, Tensor],
         batch_size: int,
         name: str = "train/loss",
     ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +11,33 @@ from torch import Tensor, nn
 
 from captum_excon.layers import unwrap
 from captum_excon.losses import EDDA_DROP, drop_loss
+from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.modules.base import ExplainedModule
 from captum_excon.training.modules.network import Classifier
 from captum_excon.training.modules.optimization import sgd
 from captum_excon.training.modules.options import encoder_of
-from captum_excon.transforms import EDDA
+from captum_excon.transforms import EDDA, EDDABatch
 from captum_excon.transforms._fill import Fill
 from captum_excon.transforms._region import Placement
 from captum_excon.transforms._undisturbed import Explainer
 
-Batch = dict[str, Any]
+
+class CopiesBatch(NamedTuple):
+    """What a training step of EDDA learns from.
+
+    Attributes:
+        images: (N, C, H, W) or, with their copies, (3N, C, H, W): images, kept, dropped.
+        labels: (N,) int64.
+        explained: The class that was explained, (N,) int64; None without copies.
+        counts: For which images the copies count, (N,) bool; None without copies.
+        statistics: What was counted while explaining.
+    """
+
+    images: Tensor
+    labels: Tensor
+    explained: Tensor | None = None
+    counts: Tensor | None = None
+    statistics: Mapping[str, Tensor] = {}
 
 
 class EDDAModule(ExplainedModule):
@@ -176,42 +194,36 @@ class EDDAModule(ExplainedModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Adds copies to a training batch: images (N or 3N, C, H, W), the N themselves first."""
         if not self.trainer.training:
             return batch
-        images, labels = self.normalize(batch[self.view]), batch["label"]
+        given: ViewBatch = batch
+        images, labels = self.normalize(given.view(self.view)), given.labels
         if not self.explains:
-            return {"images": images, "labels": labels}
-        made = self.explained(batch, images, labels)
+            return CopiesBatch(images, labels)
+        made: EDDABatch = self.explained(given, images, labels)
         counts = ~made.constant & made.correct if self.only_correct else ~made.constant
-        return {
-            "images": torch.cat([images, made.keep, made.drop]),
-            "labels": labels,
-            "explained": made.explained,
-            "counts": counts,
-            "statistics": made.statistics,
-        }
+        copies = torch.cat([images, made.keep, made.drop])
+        return CopiesBatch(copies, labels, made.explained, counts, made.statistics)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: CopiesBatch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
-        labels = batch["labels"]
-        logits = self.network.head(self.encode(batch["images"])).float()
+        labels, explained, counts = batch.labels, batch.explained, batch.counts
+        logits = self.network.head(self.encode(batch.images)).float()
         self._check_outputs(logits)
-        if "explained" not in batch:
+        if explained is None or counts is None:
             loss = F.cross_entropy(logits, labels)
             self.watch(loss, {}, len(labels))
             return loss
         original, keep, drop = logits.chunk(3)
         kept = F.cross_entropy(keep, labels, reduction="none")
-        dropped = drop_loss(
-            self.drop_target, drop, batch["explained"], logits=original, margin=self.margin
-        )
+        dropped = drop_loss(self.drop_target, drop, explained, logits=original, margin=self.margin)
         copies = self.keep_weight * kept + self.drop_weight * dropped
         # Selected, not multiplied: what does not count may be infinite.
-        copies = torch.where(batch["counts"], copies, 0.0)
+        copies = torch.where(counts, copies, 0.0)
         loss = F.cross_entropy(original, labels) + copies.mean()
-        self.watch(loss, batch["statistics"], len(labels))
+        self.watch(loss, batch.statistics, len(labels))
         return loss
 
     def _check_outputs(self, logits: Tensor) -> None:

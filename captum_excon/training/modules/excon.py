@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from captum_excon.losses import ExConLoss
+from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.modules.base import ExplainedModule
 from captum_excon.training.modules.encoders import ProjectionHead
 from captum_excon.training.modules.network import Classifier
 from captum_excon.training.modules.optimization import idle, sgd
 from captum_excon.training.modules.options import encoder_of
-from captum_excon.transforms import ExConViews
+from captum_excon.transforms import ExConBatch, ExConViews
 from captum_excon.transforms._undisturbed import Explainer
-
-Batch = dict[str, Any]
 
 
 class ExConModule(ExplainedModule):
@@ -186,27 +185,21 @@ class ExConModule(ExplainedModule):
             part.training = training
         self._modes = []
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turns a training batch into the views that are contrasted, (M, 2, C, H, W)."""
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Turns a training batch into the views to learn from, (M, 2 or 1, C, H, W)."""
         if not self.trainer.training:
             return batch
-        labels, view1 = batch["label"], self.normalize(batch["view1"])
+        given: ViewBatch = batch
+        view1 = self.normalize(given.view("view1"))
         if not self.trains_encoder:
-            return {"views": view1, "labels": labels}
-        view2 = self.normalize(batch["view2"])
+            return _as_they_are(given.labels, view1)
+        view2 = self.normalize(given.view("view2"))
         if not self.explains:
-            return {"views": torch.stack([view2, view1], 1), "labels": labels, "size": len(labels)}
-        standard = self.normalize(batch["standard"])
-        made = self.explained(batch, standard, view1, view2, labels)
-        return {
-            "views": made.views,
-            "labels": made.labels,
-            "background": made.background if self.method == "exconb" else None,
-            "statistics": made.statistics,
-            "size": len(labels),
-        }
+            return _as_they_are(given.labels, view2, view1)
+        standard = self.normalize(given.standard)
+        return self.explained(given, standard, view1, view2, given.labels)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
+    def training_step(self, batch: ExConBatch, batch_idx: int) -> None:
         """Makes a step of the encoder, of the classifier, or of both."""
         loss = self._encoder_loss(batch) if self.trains_encoder else self._classifier_loss(batch)
         optimizers: Any = self.optimizers()
@@ -224,24 +217,30 @@ class ExConModule(ExplainedModule):
         optimizer.step()
         schedule.step()
 
-    def _encoder_loss(self, batch: Batch) -> Tensor:
-        views, size = batch["views"], batch["size"]
-        features = self.encode(views.flatten(0, 1))
+    def _encoder_loss(self, batch: ExConBatch) -> Tensor:
+        size = len(batch.accepted)
+        features = self.encode(batch.views.flatten(0, 1))
         projections = self.projection(features).view(-1, 2, self.projection.output.out_features)
-        loss: Tensor = self.loss(projections, batch["labels"], batch.get("background"))
-        self.watch(loss, batch.get("statistics", {}), size)
+        loss: Tensor = self.loss(projections, batch.labels, batch.background)
+        self.watch(loss, batch.statistics, size)
         if self.trains_classifier:
             # Every other row is a random view; backgrounds follow those of the images.
             random = features.detach()[1 : 2 * size : 2]
-            loss = loss + self._cross_entropy(random, batch["labels"][:size])
+            loss = loss + self._cross_entropy(random, batch.labels[:size])
         return loss
 
-    def _classifier_loss(self, batch: Batch) -> Tensor:
+    def _classifier_loss(self, batch: ExConBatch) -> Tensor:
         with torch.no_grad():
-            features = self.encode(batch["views"])
-        return self._cross_entropy(features, batch["labels"])
+            features = self.encode(batch.views.flatten(0, 1))
+        return self._cross_entropy(features, batch.labels)
 
     def _cross_entropy(self, features: Tensor, labels: Tensor) -> Tensor:
         loss = F.cross_entropy(self.network.head(features).float(), labels)
         self.watch(loss, {}, len(labels), name="train/classifier_loss")
         return loss
+
+
+def _as_they_are(labels: Tensor, *views: Tensor) -> ExConBatch:
+    """A batch without explanations."""
+    none = torch.zeros_like(labels, dtype=torch.bool)
+    return ExConBatch(torch.stack(views, 1), labels, none, none, {})

@@ -18,9 +18,7 @@ from torch.utils.data import DistributedSampler
 
 from captum_excon.training import EpochSampler, ExplanationDataModule
 from captum_excon.training.data.datasets import CorruptImageError, DataError
-from captum_excon.training.data.views import standard_view
-
-Batch = dict[str, Tensor]
+from captum_excon.training.data.views import ViewBatch, standard_view
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +44,7 @@ def module(folder: Path, **options: Any) -> ExplanationDataModule:
     return ExplanationDataModule(folder, 8, **{"batch_size": 4} | options)
 
 
-def epochs(data: ExplanationDataModule, *numbers: int) -> list[list[Batch]]:
+def epochs(data: ExplanationDataModule, *numbers: int) -> list[list[ViewBatch]]:
     loader = data.train_dataloader()
     result = []
     for number in numbers:
@@ -55,41 +53,33 @@ def epochs(data: ExplanationDataModule, *numbers: int) -> list[list[Batch]]:
     return result
 
 
-def assert_equal(first: list[Batch], second: list[Batch]) -> None:
+def assert_equal(first: list[ViewBatch], second: list[ViewBatch]) -> None:
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
-def by_index(batches: list[Batch], name: str) -> dict[int, Tensor]:
-    return {int(i): x for b in batches for i, x in zip(b["index"], b[name], strict=True)}
+def by_index(batches: list[ViewBatch], name: str) -> dict[int, Tensor]:
+    return {int(i): x for b in batches for i, x in zip(b.indices, b.view(name), strict=True)}
 
 
 def test_training_batches_hold_the_views_label_and_index(folder: Path) -> None:
     data = module(folder)
     (batches,) = epochs(data, 0)
-    assert [len(batch["label"]) for batch in batches] == [4, 4, 4, 4, 3]
-    assert list(batches[0]) == ["standard", "label", "index", "view1", "view2"]
-    assert list(epochs(module(folder, views="one"), 0)[0][0]) == [
-        "standard",
-        "label",
-        "index",
-        "view1",
-    ]
+    assert [len(batch.labels) for batch in batches] == [4, 4, 4, 4, 3]
+    assert epochs(module(folder, views="one"), 0)[0][0].view2 is None
     for batch in batches:
         for name in ("standard", "view1", "view2"):
-            assert batch[name].shape[1:] == (3, 8, 8)
-            assert batch[name].dtype == torch.float32
-            assert batch[name].is_contiguous()
-            assert 0 <= batch[name].min() <= batch[name].max() <= 1
-        assert batch["label"].dtype == batch["index"].dtype == torch.int64
+            assert batch.view(name).shape[1:] == (3, 8, 8)
+            assert batch.view(name).dtype == torch.float32
+            assert batch.view(name).is_contiguous()
+            assert 0 <= batch.view(name).min() <= batch.view(name).max() <= 1
+        assert batch.labels.dtype == batch.indices.dtype == torch.int64
         images = data.images("train")
-        for standard, label, index in zip(
-            batch["standard"], batch["label"], batch["index"], strict=True
-        ):
+        for standard, label, index in zip(batch.standard, batch.labels, batch.indices, strict=True):
             image, expected = images[int(index)]
             assert int(label) == expected
             pixels = np.asarray(image).transpose(2, 0, 1)
             assert np.array_equal((standard * 255).round().numpy(), pixels)
-    assert sorted(int(i) for batch in batches for i in batch["index"]) == list(range(19))
+    assert sorted(int(i) for batch in batches for i in batch.indices) == list(range(19))
 
 
 def test_held_out_batches_are_whole_and_in_order(folder: Path) -> None:
@@ -99,9 +89,9 @@ def test_held_out_batches_are_whole_and_in_order(folder: Path) -> None:
         ("test", data.test_dataloader(), 5),
     ):
         batches = list(loader)
-        assert all(list(batch) == ["standard", "label", "index"] for batch in batches)
-        assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(count))
-        labels = torch.cat([batch["label"] for batch in batches]).tolist()
+        assert all(batch.view1 is None and batch.view2 is None for batch in batches)
+        assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(count))
+        labels = torch.cat([batch.labels for batch in batches]).tolist()
         assert labels == data.images(split).labels.tolist()
 
 
@@ -131,7 +121,7 @@ def test_views_differ_by_epoch_view_image_and_seed(folder: Path) -> None:
     view1 = by_index(first, "view1")
     for others in (by_index(first, "view2"), by_index(second, "view1"), by_index(other, "view1")):
         assert sum(torch.equal(view, others[index]) for index, view in view1.items()) < 3
-    ids = [torch.cat([b["index"] for b in batches]) for batches in (first, second, other)]
+    ids = [torch.cat([b.indices for b in batches]) for batches in (first, second, other)]
     assert not torch.equal(ids[0], ids[1])
     assert not torch.equal(ids[0], ids[2])
 
@@ -144,8 +134,8 @@ def test_loading_leaves_the_global_random_state_alone(folder: Path) -> None:
 
 def test_without_augmentation_the_views_are_the_standard_one(folder: Path) -> None:
     for batch in epochs(module(folder, augment=False), 0)[0]:
-        assert torch.equal(batch["view1"], batch["standard"])
-        assert torch.equal(batch["view2"], batch["standard"])
+        assert torch.equal(batch.view1, batch.standard)
+        assert torch.equal(batch.view2, batch.standard)
 
 
 def mirrored(image: Image.Image) -> Image.Image:
@@ -154,7 +144,7 @@ def mirrored(image: Image.Image) -> Image.Image:
 
 def test_an_augmentation_of_ones_own_makes_the_random_views(folder: Path) -> None:
     for batch in epochs(module(folder, augment=mirrored), 0)[0]:
-        assert torch.equal(batch["view1"], batch["standard"].flip(3))
+        assert torch.equal(batch.view1, batch.standard.flip(3))
 
 
 def test_an_augmentation_of_another_size_is_refused(folder: Path) -> None:
@@ -198,7 +188,7 @@ def test_held_out_images_alone_can_be_evaluated_on(folder: Path, tmp_path: Path)
     data = module(tmp_path)
     data.setup("test")
     assert data.num_classes == 2
-    assert sum(len(batch["label"]) for batch in data.test_dataloader()) == 5
+    assert sum(len(batch.labels) for batch in data.test_dataloader()) == 5
     with pytest.raises(DataError, match="none for 'train'"):
         data.setup("fit")
 
@@ -220,7 +210,7 @@ def test_corrupt_images_can_be_left_out(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / "train" / "a" / f"{number}.png")
     (tmp_path / "train" / "a" / "1.png").write_text("no image")
     data = module(tmp_path, val_fraction=0, on_corrupt="skip")
-    assert sum(len(batch["label"]) for batch in epochs(data, 0)[0]) == 2
+    assert sum(len(batch.labels) for batch in epochs(data, 0)[0]) == 2
     assert [Path(name).name for name in data.images("train").skipped] == ["1.png"]
 
 
@@ -344,7 +334,7 @@ def test_each_process_loads_its_share(folder: Path) -> None:
         loader = data.train_dataloader()
         # Lightning replaces any other sampler by its own.
         assert isinstance(loader.sampler, DistributedSampler)
-        indices.append([int(i) for batch in loader for i in batch["index"]])
+        indices.append([int(i) for batch in loader for i in batch.indices])
     # 19 images: ten for each, of which one comes twice.
     assert [len(share) for share in indices] == [10, 10]
     assert len(set(indices[0] + indices[1])) == 19
@@ -353,7 +343,7 @@ def test_each_process_loads_its_share(folder: Path) -> None:
 def test_spawned_workers_can_be_given_the_data(folder: Path) -> None:
     dataset = module(folder).train_dataloader().dataset
     copy = pickle.loads(pickle.dumps(dataset))
-    assert np.array_equal(copy[2, 5]["view2"], dataset[2, 5]["view2"])
+    assert np.array_equal(copy[2, 5].view2, dataset[2, 5].view2)
 
 
 class Recorder(L.LightningModule):
@@ -365,14 +355,14 @@ class Recorder(L.LightningModule):
         self.seen: list[list[int]] = []
         self.validated = 0
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: ViewBatch, batch_idx: int) -> Tensor:
         if batch_idx == 0:
             self.seen.append([])
-        self.seen[-1] += batch["index"].tolist()
-        return nn.functional.cross_entropy(self.net(batch["view1"]), batch["label"])
+        self.seen[-1] += batch.indices.tolist()
+        return nn.functional.cross_entropy(self.net(batch.view1), batch.labels)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.validated += len(batch["label"])
+    def validation_step(self, batch: ViewBatch, batch_idx: int) -> None:
+        self.validated += len(batch.labels)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), 0.1)
@@ -405,7 +395,7 @@ def trainer(folder: Path, *callbacks: L.Callback) -> L.Trainer:
 
 def orders(data: ExplanationDataModule, *numbers: int) -> list[list[int]]:
     return [
-        [int(i) for batch in batches for i in batch["index"]] for batches in epochs(data, *numbers)
+        [int(i) for batch in batches for i in batch.indices] for batches in epochs(data, *numbers)
     ]
 
 

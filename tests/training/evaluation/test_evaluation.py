@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional
 
+from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.evaluation.measures import Settings, evaluate, evaluate_corrupted, subset
 from captum_excon.training.evaluation.shift import SHIFTS
 
@@ -32,12 +33,21 @@ class Toy(nn.Module):
         return self.network(self.normalize(images))
 
 
+class Batches(list[ViewBatch]):
+    """Batches as a loader gives them."""
+
+    def __init__(self, batches: list[ViewBatch], dataset: Tensor) -> None:
+        super().__init__(batches)
+        self.dataset = dataset
+
+
 def loader(batch_size: int = 8, count: int = IMAGES, size: int = 12) -> DataLoader[Any]:
     generator = torch.Generator().manual_seed(2)
     images = torch.rand(count, 3, size, size, generator=generator)
     labels = torch.randint(CLASSES, (count,), generator=generator)
-    items = [{"standard": images[i], "label": labels[i], "index": i} for i in range(count)]
-    return DataLoader(items, batch_size, generator=generator)  # type: ignore[arg-type]
+    parts = [t.split(batch_size) for t in (images, labels, torch.arange(count))]
+    batches = [ViewBatch(*part) for part in zip(*parts, strict=True)]
+    return Batches(batches, images)  # type: ignore[return-value]
 
 
 def centre(images: Tensor, targets: Tensor) -> Tensor:
@@ -78,7 +88,7 @@ def test_the_batch_size_does_not_matter(result: dict[str, Any]) -> None:
 
 def test_clean_accuracy_is_that_of_the_argmax(result: dict[str, Any]) -> None:
     batch = next(iter(loader(IMAGES)))
-    right = Toy()(batch["standard"]).argmax(1) == batch["label"]
+    right = Toy()(batch.standard).argmax(1) == batch.labels
     assert result["clean"]["top1"] == pytest.approx(right.float().mean().item())
     assert result["attacks"]["clean"] == result["clean"]["top1"]
 
@@ -92,7 +102,7 @@ def test_attacks_do_not_help_and_the_stronger_do_more_harm(result: dict[str, Any
 
 def test_drop_and_increase_are_measured_for_the_predicted_class_in_normalised_space() -> None:
     toy, batch = Toy(), next(iter(loader(IMAGES)))
-    inputs = toy.normalize(batch["standard"])
+    inputs = toy.normalize(batch.standard)
     maps = torch.rand(1, 1, 12, 12).expand(IMAGES, -1, -1, -1)
     keep = torch.zeros(IMAGES, 144).scatter(1, maps.flatten(1).topk(22).indices, 1.0)  # 15 %
     before = toy.network(inputs).softmax(1)
@@ -120,8 +130,8 @@ def test_a_limit_restricts_explanations_and_attacks_to_the_named_images() -> Non
     assert (limited["images"], limited["subset"]) == (IMAGES, 4)
     batch = next(iter(loader(IMAGES)))
     chosen = subset(IMAGES, 4)
-    torch.testing.assert_close(torch.cat(seen), Toy().normalize(batch["standard"][chosen]))
-    right = Toy()(batch["standard"][chosen]).argmax(1) == batch["label"][chosen]
+    torch.testing.assert_close(torch.cat(seen), Toy().normalize(batch.standard[chosen]))
+    right = Toy()(batch.standard[chosen]).argmax(1) == batch.labels[chosen]
     assert limited["attacks"]["clean"] == pytest.approx(right.float().mean().item())
 
 

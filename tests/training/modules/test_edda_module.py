@@ -20,7 +20,7 @@ from helpers.training_toys import (
 )
 from torch import Tensor, nn
 
-from captum_excon.training.modules.edda import EDDAModule
+from captum_excon.training.modules.edda import CopiesBatch, EDDAModule
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in NO_ADVICE]
 
@@ -34,12 +34,12 @@ class Recorded(L.Callback):
         self.batch, self.loss = batch, outputs["loss"]
 
 
-def first_step(model: Any, folder: Path) -> tuple[dict[str, Any], Tensor, Tensor]:
+def first_step(model: Any, folder: Path) -> tuple[CopiesBatch, Tensor, Tensor]:
     """The first training batch, its logits before the step, and the loss."""
     twin = copy.deepcopy(model)
     record = Recorded()
     fit(model, folder, 1, limit_train_batches=1, limit_val_batches=0, callbacks=[record])
-    logits = twin.train().network.head(twin.network.encoder(record.batch["images"]))
+    logits = twin.train().network.head(twin.network.encoder(record.batch.images))
     return record.batch, logits, record.loss
 
 
@@ -54,9 +54,9 @@ def test_eddas_loss_is_the_sum_of_its_three_terms(drop_target: str, tmp_path: Pa
         margin=0.3,
     )
     batch, logits, loss = first_step(model, tmp_path)
-    labels, explained = batch["labels"], batch["explained"]
+    labels, explained = batch.labels, batch.explained
     x, keep, drop = logits.chunk(3)
-    assert bool(batch["counts"].all())
+    assert bool(batch.counts.all())
     p_drop = drop.softmax(1)[range(8), explained]
     p_x = x.softmax(1)[range(8), explained]
     terms = {
@@ -83,7 +83,7 @@ def test_eddas_regions_are_those_of_the_map_for_the_predicted_class(tmp_path: Pa
         return explain
 
     model = module("edda", explainer=corner, layer=None, keep_ratio=0.25, fill=0.0)
-    images, keep, drop = first_step(model, tmp_path)[0]["images"].chunk(3)
+    images, keep, drop = first_step(model, tmp_path)[0].images.chunk(3)
     assert torch.equal(keep + drop, images)
     assert (keep[:, :, :5, :5] == images[:, :, :5, :5]).all()
     assert (keep[:, :, 7:, :] == 0).all()
@@ -95,9 +95,9 @@ def test_edda_explains_the_class_that_it_is_told_to(target: str, tmp_path: Path)
     model = module("edda", TinyEncoder(dropout=0.0), target=target)
     twin = copy.deepcopy(model).eval()
     batch, _, _ = first_step(model, tmp_path)
-    predicted = twin.network(batch["images"][:8]).argmax(1)
-    assert bool((predicted != batch["labels"]).any())
-    assert torch.equal(batch["explained"], predicted if target == "predicted" else batch["labels"])
+    predicted = twin.network(batch.images[:8]).argmax(1)
+    assert bool((predicted != batch.labels).any())
+    assert torch.equal(batch.explained, predicted if target == "predicted" else batch.labels)
 
 
 def test_copies_of_images_that_are_classified_wrong_do_not_count_with_only_correct(
@@ -106,13 +106,13 @@ def test_copies_of_images_that_are_classified_wrong_do_not_count_with_only_corre
     model = module("edda", TinyEncoder(dropout=0.0), only_correct=True)
     twin = copy.deepcopy(model).eval()
     batch, logits, loss = first_step(model, tmp_path)
-    correct = twin.network(batch["images"][:8]).argmax(1) == batch["labels"]
-    assert torch.equal(batch["counts"], correct)
+    correct = twin.network(batch.images[:8]).argmax(1) == batch.labels
+    assert torch.equal(batch.counts, correct)
     assert 0 < int(correct.sum()) < 8
     x, keep, drop = logits.chunk(3)
-    copies = F.cross_entropy(keep, batch["labels"], reduction="none")
+    copies = F.cross_entropy(keep, batch.labels, reduction="none")
     copies = copies - drop.log_softmax(1).mean(1)
-    expected = F.cross_entropy(x, batch["labels"]) + copies[correct].sum() / 8
+    expected = F.cross_entropy(x, batch.labels) + copies[correct].sum() / 8
     torch.testing.assert_close(loss, expected.detach())
 
 
@@ -123,8 +123,8 @@ def constant(model: nn.Module) -> Any:
 def test_constant_maps_leave_plain_cross_entropy_and_are_counted(tmp_path: Path) -> None:
     model = module("edda", TinyEncoder(dropout=0.0), explainer=constant, layer=None)
     batch, logits, loss = first_step(model, tmp_path)
-    assert not bool(batch["counts"].any())
-    torch.testing.assert_close(loss, F.cross_entropy(logits[:8], batch["labels"]).detach())
+    assert not bool(batch.counts.any())
+    torch.testing.assert_close(loss, F.cross_entropy(logits[:8], batch.labels).detach())
     done = fit(module("excon", explainer=constant, layer=None), tmp_path, epochs=1)
     assert done.callback_metrics["train/constant_maps"] == 16
     assert done.callback_metrics["train/acceptance_rate"] == 0
@@ -142,7 +142,7 @@ def test_the_random_control_occludes_the_same_area_elsewhere(tmp_path: Path) -> 
     areas, regions = [], []
     for method in ("edda", "random-occlusion"):
         batch, _, _ = first_step(module(method, fill=0.0), tmp_path)
-        kept = batch["images"][8:16, 0] != 0
+        kept = batch.images[8:16, 0] != 0
         areas.append(kept.flatten(1).sum(1))
         regions.append(kept)
     assert torch.equal(*areas)

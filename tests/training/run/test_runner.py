@@ -46,8 +46,8 @@ def history(out: Path) -> list[dict[str, Any]]:
 @torch.no_grad()
 def accuracy(module: nn.Module, loader: Any) -> float:
     batches = list(loader)
-    right = sum(int((module(b["standard"]).argmax(1) == b["label"]).sum()) for b in batches)
-    return right / sum(len(b["label"]) for b in batches)
+    right = sum(int((module(b.standard).argmax(1) == b.labels).sum()) for b in batches)
+    return right / sum(len(b.labels) for b in batches)
 
 
 def test_the_summary_says_what_was_done_and_where(finished: tuple[TrainConfig, Path]) -> None:
