@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from captum.attr._utils.attribution import PerturbationAttribution
+from captum.attr import PerturbationAttribution
 from torch import Tensor
 
 from captum_excon.attr._batching import check_batch_size, run_in_batches
@@ -27,8 +27,8 @@ from captum_excon.attr._scoring import (
     Readout,
     Score,
     check_autocast,
-    check_score,
     progress_bar,
+    settle_score,
     take_args,
 )
 
@@ -80,13 +80,13 @@ class MaskAttribution(PerturbationAttribution):
         baselines: Any,
         additional_forward_args: Any,
         *,
-        score: Score,
+        score: Score | None,
         perturbations_per_eval: int | None,
         show_progress: bool,
         autocast_dtype: torch.dtype | None,
     ) -> list[list[Any]]:
         """Returns, for each target, the maps of all images, the first in the inputs' shape."""
-        check_score(score)
+        score = settle_score(score, self.forward_func)
         check_autocast(autocast_dtype)
         check_batch_size("perturbations_per_eval", perturbations_per_eval)
         images = format_inputs(inputs, spatial=True)

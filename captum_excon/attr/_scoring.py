@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from captum_excon.attr._batching import run_in_batches
 from captum_excon.attr._captum import ForwardFunc, Target, run_forward, select_target, take_rows
+from captum_excon.layers import unwrap
 
 Score = Literal["softmax", "sigmoid", "identity"] | Callable[[Tensor], Tensor]
 
@@ -25,12 +26,22 @@ def check_autocast(dtype: torch.dtype | None) -> None:
         )
 
 
-def check_score(score: Score) -> None:
-    """Raises ValueError for an unknown score."""
+def settle_score(score: Score | None, forward_func: ForwardFunc) -> Score:
+    """Returns the score; None means the probability, or the output itself of a scoring model.
+
+    A model says so with a true attribute ``emits_scores``, as `callable_targets` does.
+
+    Raises:
+        ValueError: The score is unknown.
+    """
+    if score is None:
+        model = unwrap(forward_func) if isinstance(forward_func, nn.Module) else forward_func
+        return "identity" if getattr(model, "emits_scores", False) else "softmax"
     if not callable(score) and score not in ("softmax", "sigmoid", "identity"):
         raise ValueError(
             f"score must be 'softmax', 'sigmoid', 'identity' or a callable, but found {score!r}"
         )
+    return score
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class AdaptiveHybridCAM(MultiLayerSISE):
         show_progress: bool = False,
         attribute_to_layer_input: bool = False,
         *,
-        score: Score = "softmax",
+        score: Score | None = None,
         fusion: Fusion = "otsu",
         rectify: bool = True,
         return_layer_maps: bool = False,

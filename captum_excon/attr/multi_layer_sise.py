@@ -102,7 +102,7 @@ class MultiLayerSISE(MaskAttribution):
         attribute_to_layer_input: bool = False,
         *,
         threshold: float = 0.0,
-        score: Score = "softmax",
+        score: Score | None = None,
         fusion: Fusion = "otsu",
         rectify: bool = True,
         return_layer_maps: bool = False,
@@ -128,6 +128,8 @@ class MultiLayerSISE(MaskAttribution):
                 a quarter of the time at equal quality.
             score: Ψ: ``"softmax"`` over dimension 1, ``"sigmoid"`` for independent labels,
                 ``"identity"`` for outputs that are scores already, or a callable of the output.
+                None means ``"identity"`` for a model of `captum_excon.callable_targets`, and
+                ``"softmax"`` for any other.
             fusion: ``"otsu"`` (the paper), ``"soft_otsu"`` (the authors' code), ``"sum"``, or a
                 callable that gets the list of layer maps (N, 1, \*spatial), shallow to deep, zero
                 where a layer has nothing to say, and returns one map.
@@ -179,7 +181,7 @@ class MultiLayerSISE(MaskAttribution):
         show_progress: bool = False,
         attribute_to_layer_input: bool = False,
         *,
-        score: Score = "softmax",
+        score: Score | None = None,
         fusion: Fusion = "otsu",
         rectify: bool = True,
         return_layer_maps: bool = False,

@@ -60,7 +60,7 @@ class RISE(MaskAttribution):
         *,
         grid: int = 7,
         probability: float = 0.5,
-        score: Score = "softmax",
+        score: Score | None = None,
         generator: torch.Generator | None = None,
         autocast_dtype: torch.dtype | None = None,
     ) -> Any:
@@ -114,7 +114,7 @@ class RISE(MaskAttribution):
         *,
         grid: int = 7,
         probability: float = 0.5,
-        score: Score = "softmax",
+        score: Score | None = None,
         generator: torch.Generator | None = None,
         autocast_dtype: torch.dtype | None = None,
     ) -> list[Any]:

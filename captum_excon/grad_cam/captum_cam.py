@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import NoiseTunnel
-from captum.attr._utils.attribution import Attribution, GradientAttribution
+from captum.attr import Attribution, GradientAttribution
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -107,14 +105,14 @@ class CaptumCam:
                 f"targets must be one for each image, but there are {len(targets)} for "
                 f"{len(input_tensor)} images"
             )
-        attribution, target, options = self.attribution, None, self.options
+        attribution, target = self.attribution, None
         if targets is None:
             target = self._predicted(input_tensor)
         elif all(_is_class(t) for t in targets):
             target = [int(t.category) for t in targets]  # type: ignore[attr-defined]
         else:
-            attribution, target, options = self._with_callables(targets)
-        result = attribution.attribute(input_tensor, target=target, **options)
+            attribution, target = self._with_callables(targets)
+        result = attribution.attribute(input_tensor, target=target, **self.options)
         return _as_grad_cam(result, tuple(input_tensor.shape[2:]))
 
     def __enter__(self) -> CaptumCam:
@@ -145,31 +143,21 @@ class CaptumCam:
         classes: list[int] = output.argmax(1).tolist()
         return classes
 
-    def _with_callables(
-        self, targets: Sequence[CamTarget]
-    ) -> tuple[Attribution, list[int], dict[str, Any]]:
+    def _with_callables(self, targets: Sequence[CamTarget]) -> tuple[Attribution, list[int]]:
         wrapped = callable_targets(self.attribution.forward_func, list(targets))
-        options = dict(self.options)
-        if options.get("score", "identity") != "identity":
+        score = self.options.get("score", "identity")
+        if score != "identity":
             raise ValueError(
-                f"score={options['score']!r} has no meaning for callable targets; leave it out, "
+                f"score={score!r} has no meaning for callable targets; leave it out, "
                 "and apply it inside of the targets"
             )
-        if _takes_score(self.attribution):
-            options["score"] = "identity"
-        return _on_model(self.attribution, wrapped), list(range(len(targets))), options
+        return _on_model(self.attribution, wrapped), list(range(len(targets)))
 
 
 def _is_class(target: CamTarget) -> bool:
     # Without importing grad-cam: who has one of its targets has imported it.
     module = sys.modules.get("pytorch_grad_cam.utils.model_targets")
     return module is not None and type(target) is module.ClassifierOutputTarget
-
-
-def _takes_score(attribution: Attribution) -> bool:
-    if isinstance(attribution, NoiseTunnel):
-        return _takes_score(attribution.attribution_method)
-    return "score" in inspect.signature(attribution.attribute).parameters
 
 
 def _on_model(attribution: Attribution, model: nn.Module) -> Attribution:

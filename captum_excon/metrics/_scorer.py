@@ -21,8 +21,8 @@ from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import (
     Readout,
     Score,
-    check_score,
     memory_format_of,
+    settle_score,
     take_args,
     without_ddp,
 )
@@ -60,12 +60,12 @@ class Scorer:
         images: Tensor,
         *,
         target: Target = None,
-        score: Score = "softmax",
+        score: Score | None = None,
         additional_forward_args: Any = None,
         batch_size: int | None = None,
     ) -> None:
         check_images(images)
-        check_score(score)
+        score = settle_score(score, forward_func)
         check_targets([target], len(images))
         check_batch_size("batch_size", batch_size)
         self.forward_func = without_ddp(forward_func)

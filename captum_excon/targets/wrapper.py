@@ -41,9 +41,9 @@ def callable_targets(
     or ``(mask, wrapped.index)`` where the model itself has an additional argument ``mask``; there
     is no ``target`` then.
 
-    Methods that turn scores into probabilities (``MultiLayerSISE``, ``AdaptiveHybridCAM``,
-    ``RISE``) need ``score="identity"``: a softmax over callables means nothing. A callable that
-    should be a probability takes its own softmax or sigmoid.
+    The outputs are scores, and a softmax over callables would mean nothing, so this package's
+    methods and metrics take them as they are (``score="identity"``) unless ``score`` is given. A
+    callable that should be a probability applies its own softmax or sigmoid.
 
     Args:
         model: Any module. It is not changed; it becomes the submodule ``model`` of the result, so
@@ -97,11 +97,15 @@ class CallableTargets(nn.Module):
     """The model that :func:`callable_targets` makes.
 
     Attributes:
+        emits_scores: True; asks the methods and metrics of this package to use the outputs as
+            they are.
         model: The wrapped model.
         targets: The callables.
         index: Only if ``indexed``: ``arange(T)``, for ``additional_forward_args`` when image ``i``
             is explained by ``targets[i]``. It may stay on the CPU whatever the model's device.
     """
+
+    emits_scores = True
 
     def __init__(
         self,

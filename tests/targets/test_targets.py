@@ -196,6 +196,22 @@ def test_a_callable_may_be_the_probability_that_sise_scores_by_default() -> None
     torch.testing.assert_close(shown, expected)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("method", [MultiLayerSISE, AdaptiveHybridCAM, RISE, ScoreCAM])
+def test_callables_are_scores_as_they_are_unless_a_score_is_given(method: Any, count: int) -> None:
+    model, x = classifier(), images().detach()
+    wrapped = callable_targets(model, [logit(2), logit(0)][:count])
+    expected = explain(method, model, x, target=2, score="identity")
+    torch.testing.assert_close(explain(method, wrapped, x, target=0), expected)
+    if method is RISE:
+        parallel = nn.DataParallel(wrapped)
+        torch.testing.assert_close(explain(method, parallel, x, target=0), expected)
+    if count == 1:
+        torch.testing.assert_close(explain(method, wrapped, x), expected)
+    squashed = explain(method, wrapped, x, target=0, score="sigmoid")
+    torch.testing.assert_close(squashed, explain(method, model, x, target=2, score="sigmoid"))
+
+
 @CALLS
 def test_layers_are_chosen_through_the_wrapper(call: str) -> None:
     model, x = classifier(), images().detach()
