@@ -370,7 +370,7 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], Any, str]] = {
     ),
     # scores and fusions
     "an unknown score": (MASKING, {"score": "log"}, ValueError, "softmax"),
-    "no score": (MASKING, {"score": None}, ValueError, "softmax"),
+    "no score": (MASKING, {"score": False}, ValueError, "softmax"),
     "a score that sums over the rows": (
         MASKING,
         {"score": torch.sum},
