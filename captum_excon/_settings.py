@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -134,11 +134,26 @@ def _explained(cls: type[BaseModel], error: ValidationError, settings: Mapping[s
         return f"unknown setting {name!r}" + (
             close_names(last, known) or f"; settings are {', '.join(known)}"
         )
+    if kind.startswith("union_tag"):
+        # The setting that tells the members of a union apart.
+        context = here[0]["ctx"]
+        discriminator = context["discriminator"].strip("'")
+        name = f"{name}.{discriminator}"
+        if kind == "union_tag_invalid":
+            allowed = context["expected_tags"]
+            return f"{name} should be one of {allowed}, but found {context['tag']!r}"
+        kind = "missing"
     if kind == "missing":
         return f"the setting {name!r} is missing"
     if kind == "value_error":
         message = here[0]["msg"].removeprefix("Value error, ")
         return f"{name}: {message}" if name else message
+    if kind in ("model_type", "model_attributes_type"):
+        return f"{name}: expected lines of 'setting: value', but found {found!r}"
+    if kind in ("too_short", "too_long"):
+        return f"{name}: {here[0]['msg']}"
+    if kind == "tuple_type":
+        return f"{name} should be a list, but found {found!r}"
     # The members of a union each say what they take.
     allowed = " or ".join(dict.fromkeys(p["msg"].removeprefix("Input should be ") for p in here))
     return f"{name} should be {allowed}, but found {found!r}"
@@ -150,25 +165,38 @@ def _located(
     """Returns the dotted name that ``loc`` stands for, and the names known beside it.
 
     A location also names the members of unions, which nobody wrote: whatever is neither a key of
-    the settings nor the end of a location is left out.
+    the settings nor the name of a field is left out.
     """
     names: list[str] = []
-    fields: dict[str, Any] = dict(cls.model_fields)
+    models = [cls]
+    known: list[str] = []
     for part in loc:
+        fields = {name: field for model in models for name, field in model.model_fields.items()}
         inside = isinstance(settings, Mapping) and part in settings
         listed = isinstance(settings, list) and isinstance(part, int) and part < len(settings)
-        if inside or listed:
-            settings = settings[part]
-        elif part not in fields:
+        if not (inside or listed or part in fields):
+            models = [m for m in models if _is_member(m, part)] or models
             continue
-        else:
-            settings = None
+        settings = settings[part] if inside or listed else None
         names.append(str(part))
-        known = list(fields)
-        annotation = getattr(fields.get(str(part)), "annotation", None)
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            fields = dict(annotation.model_fields)
-    return ".".join(names), known if names else list(fields)
+        if not listed:
+            known = list(fields)
+            models = list(_models(getattr(fields.get(str(part)), "annotation", None)))
+    return ".".join(names), known if names else list(cls.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The settings classes in an annotation: alone, in a union, or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def _is_member(model: type[BaseModel], part: int | str) -> bool:
+    """Whether pydantic calls a member of a union so: by its tag or its class."""
+    tags = [tag for f in model.model_fields.values() for tag in get_args(f.annotation)]
+    return part == model.__name__ or part in tags
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -233,14 +233,15 @@ def compare_command(
 
 
 def _config(folder: Path, name: str | None, settings: list[str]) -> Config:
-    from benchmarks.explanations.config import load_config, parse_overrides
+    from benchmarks.explanations.config import load_config
+    from captum_excon._settings import parse_assignments
 
     path: str | Path = folder / "config.yaml" if name is None else name
     if name is None and not (folder / "config.yaml").exists():
         raise UserError(
             f"{folder} has no plan yet: name a configuration by --config, such as quick"
         )
-    return load_config(path, parse_overrides(settings))
+    return load_config(path, parse_assignments(settings))
 
 
 def _check(plan: Plan) -> None:

@@ -1,288 +1,249 @@
-"""The settings of one benchmark: YAML sections, each checked against a dataclass."""
+"""The settings of one benchmark, read from YAML and checked."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+from pydantic import Field, field_validator, model_validator
 
 from captum_excon._files import written_whole
-from captum_excon._messages import close_names, one_line
-from captum_excon._settings import checked, read_settings, refuse_unknown
+from captum_excon._messages import close_names
+from captum_excon._settings import Settings, assign, read_yaml, validated
 from captum_excon.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
 
-# What says where to compute and not what, or where the data lie and not which they are.
+# These say where to compute or where the data lie, and change no value.
 MACHINE = ("path", "weights", "labels", "device", "batch_size")
 
-T = TypeVar("T")
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Split: TypeAlias = Literal["train", "val", "test"]
+Matching: TypeAlias = Literal["auto", "wnid", "name", "order"]
 
 
-class _Section:
-    """Checks the types of a dataclass's fields."""
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            object.__setattr__(self, name, checked(name, getattr(self, name), hint))
-        if getattr(self, "count", 1) < 1:
-            raise ValueError(f"count must be at least 1, but found {getattr(self, 'count', 1)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyntheticData(_Section):
-    """Images whose explanation is known pixel by pixel; the model is ``synthetic``.
-
-    Attributes:
-        count: The number of items.
-        size: The side of an image in pixels.
-        seed: Decides the images.
-    """
+class SyntheticData(Settings):
+    """Images whose explanation is known pixel by pixel; the model is ``synthetic``."""
 
     kind: Literal["synthetic"] = "synthetic"
-    count: int = 32
-    size: int = 64
+    """Which data."""
+    count: Count = 32
+    """The number of items."""
+    size: Count = 64
+    """The side of an image in pixels."""
     seed: int = 0
+    """Decides the images."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImagesData(_Section):
-    """Labelled images without annotation.
+class _Labelled(Settings):
+    """What all data sets of files share."""
 
-    Attributes:
-        path: A folder as `open_dataset` takes it, a folder with a ``labels.csv`` or such a file
-            (columns ``file`` and ``wnid``, ``class``, ``label`` or ``name``), or the name of a
-            torchvision dataset such as ``cifar100``.
-        split: Which images, where the data are split.
-        classes: How a class of the data finds its output of the model: by the ImageNet id, by the
-            model's name for it, or by its number among the data's sorted classes. "auto" takes the
-            id or else the name. Where the classes in a ``labels.csv`` are whole numbers, "order"
-            takes them as the outputs' own, from 0.
-        count: The number of items.
-        seed: Decides which images are taken.
-    """
+    classes: Matching = "auto"
+    """How a class of the data finds its output of the model: by its ImageNet id, by the model's
+    name for it, or by its number among the data's sorted classes. "auto" takes the id or else the
+    name. Where the classes in a ``labels.csv`` are whole numbers, "order" takes them as the
+    outputs' own, from 0."""
+    count: Count = 100
+    """The number of items."""
+    seed: int = 0
+    """Decides which images are taken."""
+
+
+class _Images(_Labelled):
+    """What all data sets without annotation share."""
+
+    path: str
+    """A folder as `open_dataset` takes it, a folder with a ``labels.csv`` or such a file (columns
+    ``file`` and ``wnid``, ``class``, ``label`` or ``name``), or the name of a torchvision dataset
+    such as ``cifar100``."""
+    split: Split = "test"
+    """Which images, where the data are split."""
+
+
+class ImagesData(_Images):
+    """Labelled images without annotation."""
 
     kind: Literal["images"] = "images"
-    path: str
-    split: Literal["train", "val", "test"] = "test"
-    classes: Literal["auto", "wnid", "name", "order"] = "auto"
-    count: int = 100
-    seed: int = 0
+    """Which data."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GridData(_Section):
-    """2×2 mosaics of labelled images; one cell is of the explained class.
-
-    Attributes:
-        path: As for `ImagesData`.
-        split: As for `ImagesData`.
-        classes: As for `ImagesData`.
-        min_probability: A cell's image is one whose class the model gives this probability at
-            least, and no other class a higher one.
-        cells: "half" makes mosaics of the model's input size, "full" makes each cell that large,
-            for models that take any size.
-        count: The number of mosaics.
-        seed: Decides the mosaics.
-    """
+class GridData(_Images):
+    """2×2 mosaics of labelled images; one cell is of the explained class."""
 
     kind: Literal["grid"] = "grid"
-    path: str
-    split: Literal["train", "val", "test"] = "test"
-    classes: Literal["auto", "wnid", "name", "order"] = "auto"
-    min_probability: float = 0.5
+    """Which data."""
+    min_probability: Share = 0.5
+    """The least probability that the model may give the class of a cell's image. No other class
+    may have a higher one."""
     cells: Literal["half", "full"] = "half"
-    count: int = 100
+    """"half" makes mosaics of the model's input size, "full" makes each cell that large, for models
+    that take any size."""
+    count: Count = 100
+    """The number of mosaics. Those that explain the same photograph count as one image."""
     seed: int = 0
+    """Decides the mosaics."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BoxesData(_Section):
+class BoxesData(_Labelled):
     """Images whose objects are annotated with boxes or masks.
 
     There is one row for each image and class in it; its ground truth is all objects of the class.
-
-    Attributes:
-        layout: What ``path`` holds; see `benchmarks.explanations.readers`.
-        path: The folder.
-        split: The part of it, as the data set names its parts; the layout's default if None.
-        classes: As for `ImagesData`.
-        max_area: Leave out rows whose objects cover more of the model's view than this share:
-            there every map is right.
-        count: The number of items.
-        seed: Decides which images are taken.
     """
 
     kind: Literal["boxes"] = "boxes"
+    """Which data."""
     layout: Literal["voc", "coco", "imagenet", "tiny-imagenet", "pets"]
+    """What ``path`` holds; see `benchmarks.explanations.data.readers`."""
     path: str
+    """The folder."""
     split: str | None = None
-    classes: Literal["auto", "wnid", "name", "order"] = "auto"
-    max_area: float = 1.0
-    count: int = 100
-    seed: int = 0
+    """The part of it, as the data set names its parts; the layout's default if None."""
+    max_area: Share = 1.0
+    """Leave out rows whose objects cover more of the model's view than this share: there every map
+    is right."""
 
 
 Data: TypeAlias = SyntheticData | ImagesData | GridData | BoxesData
-_DATA: dict[str, type[Data]] = {
-    "synthetic": SyntheticData,
-    "images": ImagesData,
-    "grid": GridData,
-    "boxes": BoxesData,
-}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig(_Section):
-    """The network; the options but for ``name`` are those of `captum_excon explain`.
-
-    Attributes:
-        name: ``synthetic``, ``demo``, ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME``, or
-            ``package.module:function``.
-        size: Height and width, or None for the model's own.
-        fold_batch_norm: Fold batch normalisation into the convolutions, see `fold_batch_norm`.
-        channels_last: Keep channels last in memory. Both make a CPU's passes faster and round
-            otherwise.
-    """
+class ModelConfig(Settings):
+    """The network; all but the last two are options of ``captum-excon explain``."""
 
     name: str = "demo"
+    """``synthetic``, ``demo``, ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME``, or
+    ``package.module:function``."""
     weights: str | None = None
+    """A file of weights."""
     labels: str | None = None
-    size: list[int] | None = None
+    """A file of class names, one per line."""
+    size: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    """Height and width, or None for the model's own."""
     mean: list[float] | None = None
+    """Of the normalisation, one per channel; None for the model's own."""
     std: list[float] | None = None
+    """Of the normalisation, one per channel; None for the model's own."""
     fold_batch_norm: bool = False
+    """Fold batch normalisation into the convolutions. A CPU's passes get faster, and round
+    differently."""
     channels_last: bool = False
+    """Keep channels last in memory. A CPU's passes get faster, and round differently."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Protocol(_Section):
-    """What is explained, and how maps are made comparable.
-
-    Attributes:
-        target: The explained class: the predicted one, or the data's.
-        only_correct: Take only images whose predicted class is the data's. (Rows of images with
-            several classes are correct where the row's class is the predicted one.) Boxes need it
-            where the predicted class is explained.
-        min_probability: Take only images whose explained class has this probability at least.
-        negatives: What becomes of a map's negative part: cut off, its size taken, or kept.
-    """
+class Protocol(Settings):
+    """What is explained, and how maps are made comparable."""
 
     target: Literal["predicted", "label"] = "predicted"
+    """The explained class: the predicted one, or the data's."""
     only_correct: bool = True
-    min_probability: float = 0.0
+    """Take only images whose predicted class is the data's. (Rows of images with several classes
+    are correct where the row's class is the predicted one.) Boxes need it where the predicted class
+    is explained."""
+    min_probability: Share = 0.0
+    """Take only images whose explained class has at least this probability."""
     negatives: Literal["clamp", "abs", "keep"] = "clamp"
+    """What becomes of a map's negative part: cut off, made positive, or kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice(_Section):
-    """One explainer or metric: its name alone in the file, or these fields.
-
-    Attributes:
-        name: What it is.
-        options: Go to it as they are.
-        label: What records and tables call it; needed where one name stands twice.
-    """
+class Choice(Settings):
+    """One explainer or metric: its name alone in the file, or these fields."""
 
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
+    """What it is."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to it unchanged."""
     label: str = ""
+    """What records and tables call it, by default its name; needed where one name stands twice."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.label:
-            object.__setattr__(self, "label", self.name)
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, dict) and "name" in value and not value.get("label"):
+            value = {**value, "label": value["name"]}
+        return value
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config:
+Choices: TypeAlias = Annotated[tuple[Choice, ...], Field(strict=False)]
+
+
+class Config(Settings):
     """Everything that decides a benchmark.
-
-    Attributes:
-        data: What is explained.
-        model: The network.
-        protocol: Which items count and which class is explained.
-        explainers: In the order of the tables.
-        metrics: In the order of the tables.
-        layer: The layer of every method that takes one; None for the last that
-            `captum_excon.select_layers` finds.
-        seed: Of explainers and metrics; the data have their own.
-        batch_size: Rows in a forward pass; None to find them from the image's size. No value
-            depends on it, but for rounding.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
 
     Example:
         >>> config = load_config("quick", {"data.count": 4, "model.name": "synthetic"})
         >>> config.data.count, config.metrics[0].label
         (4, 'ebpg')
-        >>> load_config("quick", {"data.cuont": 4})
-        Traceback (most recent call last):
-        ...
-        captum_excon.errors.UserError: data: unknown setting 'cuont'; did you mean 'count'?
     """
 
-    data: Data
-    model: ModelConfig
-    protocol: Protocol
-    explainers: tuple[Choice, ...]
-    metrics: tuple[Choice, ...]
+    data: Annotated[Data, Field(discriminator="kind")]
+    """What is explained."""
+    model: ModelConfig = ModelConfig()
+    """The network."""
+    protocol: Protocol = Protocol()
+    """Which items count and which class is explained."""
+    explainers: Choices
+    """In the order of the tables."""
+    metrics: Choices
+    """In the order of the tables."""
     layer: str | None = None
+    """The layer of every method that takes one; None for the last that `select_layers` finds."""
     seed: int = 0
-    batch_size: int | None = None
+    """Of explainers and metrics; the data have their own."""
+    batch_size: Count | None = None
+    """Rows in a forward pass; None to find them from the image's size. No value depends on it, but
+    for rounding."""
     device: str = "cpu"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``."""
 
+    @field_validator("explainers", "metrics")
     @classmethod
-    def from_mapping(cls, settings: Mapping[str, Any]) -> Config:
-        """Makes the settings of plain values, as YAML holds them.
+    def _labelled_apart(cls, choices: tuple[Choice, ...]) -> tuple[Choice, ...]:
+        if not choices:
+            raise ValueError("expected a list of names, but it is empty")
+        labels = [choice.label for choice in choices]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"{label!r} stands twice; give one of them a label of its own")
+        return choices
 
-        Raises:
-            UserError: A setting is unknown, missing or of a wrong type.
-        """
-        refuse_unknown(settings, [f.name for f in fields(cls)])
-        values = dict(settings)
-        for name, kind in (("model", ModelConfig), ("protocol", Protocol)):
-            values[name] = _section(name, kind, values.get(name, {}))
-        values["data"] = _data(values.get("data", {}))
-        for name in ("explainers", "metrics"):
-            values[name] = _choices(name, values.get(name))
-        hints = get_type_hints(cls)
-        for name in ("layer", "seed", "batch_size", "device"):
-            if name in values:
-                try:
-                    checked(name, values[name], hints[name])
-                except TypeError as error:
-                    raise UserError(one_line(error)) from error
-        config = cls(**values)
-        if config.batch_size is not None and config.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, but found {config.batch_size}")
-        if isinstance(config.data, GridData) and config.protocol.target != "label":
-            raise UserError(
+    @model_validator(mode="after")
+    def _explains_what_is_annotated(self) -> Config:
+        if isinstance(self.data, GridData) and self.protocol.target != "label":
+            raise ValueError(
                 "protocol.target must be 'label' for mosaics: the explained class is that of one "
                 "cell, whichever of the four the model prefers"
             )
-        protocol = config.protocol
-        if (
-            isinstance(config.data, BoxesData)
-            and protocol.target == "predicted"
-            and not protocol.only_correct
-        ):
-            raise UserError(
+        others_class = self.protocol.target == "predicted" and not self.protocol.only_correct
+        if isinstance(self.data, BoxesData) and others_class:
+            raise ValueError(
                 "protocol.only_correct must be true for boxes where protocol.target is "
                 "'predicted': a wrongly classified image has boxes of its own class and a map of "
                 "another; set protocol.only_correct=true, or protocol.target=label to explain the "
                 "boxes' class"
             )
-        return config
+        return self
+
+    @classmethod
+    def from_mapping(cls, settings: Mapping[str, Any], source: str | Path | None = None) -> Config:
+        """Makes the settings from plain values, as YAML holds them.
+
+        Args:
+            settings: Values by name.
+            source: Where they come from, for messages.
+
+        Raises:
+            UserError: A setting is unknown, missing, of a wrong type or out of range.
+        """
+        return validated(cls, settings, source)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values that `from_mapping` reads again."""
-        plain = asdict(self)
-        for name in ("explainers", "metrics"):
-            plain[name] = list(plain[name])
-        return plain
+        return self.model_dump(mode="json")
 
     def save(self, path: Path) -> None:
         """Writes a YAML file that `load_config` reads, whole or not at all."""
@@ -294,8 +255,7 @@ class Config:
     @property
     def items_hash(self) -> str:
         """Changes with everything that decides which items there are and what is explained."""
-        protocol = asdict(self.protocol)
-        del protocol["negatives"]
+        protocol = self.protocol.model_dump(exclude={"negatives"})
         return _digest(_portable(self.data), _portable(self.model), protocol)
 
     def explainer_hash(self, explainer: Choice) -> str:
@@ -312,12 +272,15 @@ class Config:
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
     """Reads a YAML file and puts settings on top.
 
+    Another ``data.kind`` drops those of the file's settings that the new kind does not have.
+
     Args:
         path: A file, or the name of one in ``benchmarks/explanations/configs`` such as ``quick``.
         overrides: Settings by dotted name, such as ``{"data.path": "flowers"}``.
 
     Raises:
-        UserError: The file cannot be read, or a setting is unknown, missing or of a wrong type.
+        UserError: The file cannot be read, or a setting is unknown, missing, of a wrong type or
+            out of range.
     """
     file = Path(path)
     named = CONFIGS / f"{path}.yaml"
@@ -327,82 +290,18 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         known = sorted(p.stem for p in CONFIGS.glob("*.yaml"))
         hint = close_names(str(path), known) or f"; a file, or one of {', '.join(known)}"
         raise UserError(f"{path}: no such configuration{hint}")
-    settings = read_settings(file)
-    for name, value in (overrides or {}).items():
-        _override(settings, name, value)
-    return Config.from_mapping(settings)
+    settings = read_yaml(file)
+    overrides = overrides or {}
+    kinds = {kind.model_fields["kind"].default: kind for kind in get_args(Data)}
+    if (kind := kinds.get(overrides.get("data.kind"))) and isinstance(settings.get("data"), dict):
+        settings["data"] = {k: v for k, v in settings["data"].items() if k in kind.model_fields}
+    for name, value in overrides.items():
+        assign(settings, name, value)
+    return Config.from_mapping(settings, path)
 
 
-def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Reads ``data.count=8`` as YAML reads ``count: 8``.
-
-    Raises:
-        UserError: There is no ``=``, or no YAML behind it.
-
-    Example:
-        >>> parse_overrides(["data.count=8", "layer=null"])
-        {'data.count': 8, 'layer': None}
-    """
-    import yaml
-
-    overrides = {}
-    for argument in arguments:
-        name, equals, text = argument.partition("=")
-        if not equals:
-            raise UserError(f"{argument!r}: expected NAME=VALUE, such as data.count=8")
-        try:
-            overrides[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{argument!r}: is no YAML ({one_line(error)})") from error
-    return overrides
-
-
-def _override(settings: dict[str, Any], name: str, value: Any) -> None:
-    *sections, last = name.split(".")
-    for section in sections:
-        settings = settings.setdefault(section, {})
-        if not isinstance(settings, dict):
-            raise UserError(f"{name}: {section!r} has no settings in it; it is {settings!r}")
-    settings[last] = value
-
-
-def _data(settings: Any) -> Data:
-    if not isinstance(settings, dict) or settings.get("kind") not in _DATA:
-        raise UserError(f"data.kind must be one of {', '.join(_DATA)}, found data: {settings!r}")
-    return _section("data", _DATA[settings["kind"]], settings)
-
-
-def _section(name: str, kind: type[T], settings: Any) -> T:
-    if not isinstance(settings, dict):
-        raise UserError(f"{name}: expected lines of 'setting: value', found {settings!r}")
-    known = fields(kind)  # type: ignore[arg-type]
-    try:
-        refuse_unknown(settings, [f.name for f in known])
-        for f in known:
-            required = f.default is MISSING and f.default_factory is MISSING
-            if required and f.name not in settings:
-                raise UserError(f"the setting {f.name!r} is missing: add {name}.{f.name}=...")
-        return kind(**settings)
-    except (UserError, TypeError, ValueError) as error:
-        raise UserError(f"{name}: {one_line(error)}") from error
-
-
-def _choices(name: str, entries: Any) -> tuple[Choice, ...]:
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{name}: expected a list of names, found {entries!r}")
-    choices = tuple(
-        _section(name, Choice, {"name": entry} if isinstance(entry, str) else entry)
-        for entry in entries
-    )
-    labels = [choice.label for choice in choices]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UserError(f"{name}: {label!r} stands twice; give one of them a label of its own")
-    return choices
-
-
-def _portable(section: Any) -> dict[str, Any]:
-    return {name: value for name, value in asdict(section).items() if name not in MACHINE}
+def _portable(section: Settings) -> dict[str, Any]:
+    return section.model_dump(exclude=set(MACHINE))
 
 
 def _digest(*parts: Any) -> str:

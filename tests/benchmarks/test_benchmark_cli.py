@@ -86,7 +86,7 @@ def test_an_error_of_an_explainer_is_told_and_kept_in_the_status(config, tmp_pat
         (["explain"], "run the plan stage first"),
         (["run"], "has no plan yet"),
         (["run", "-c", "quik"], "did you mean 'quick'"),
-        (["run", "-c", "quick", "-s", "data.count"], "expected NAME=VALUE"),
+        (["run", "-c", "quick", "-s", "data.count"], "expects NAME=VALUE"),
         (["run", "-c", "quick", "-s", "metrics=[ebgp]"], "did you mean 'ebpg'"),
         (["run", "-c", "quick", "--shard", "2"], "--shard must be R/N"),
     ],

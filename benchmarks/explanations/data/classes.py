@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
+from benchmarks.explanations.config import Matching
 from captum_excon.errors import UserError
 from captum_excon.models.factory import Model
-
-Matching = Literal["auto", "wnid", "name", "order"]
 
 UNKNOWN = -1
 

@@ -30,8 +30,6 @@ def open_model(config: Config) -> Model:
         module = SyntheticNet().to(device)
         zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         return Model("synthetic", module, _as_it_is, zeros, ones, CLASSES, device=device)
-    if wanted.size is not None and len(wanted.size) != 2:
-        raise UserError(f"model.size must be a height and a width, but found {wanted.size}")
     model = load_model(
         wanted.name,
         device=config.device,

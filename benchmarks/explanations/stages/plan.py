@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Plan:
         Args:
             seed: One of `seeds`; by default the config's.
         """
-        config = self.config if seed is None else replace(self.config, seed=seed)
+        config = self.config if seed is None else self.config.model_copy(update={"seed": seed})
         found = [(config.explainer_hash(x), x.label, EXPLAIN) for x in config.explainers]
         for explainer in config.explainers:
             for metric in config.metrics:
