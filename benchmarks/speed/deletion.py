@@ -35,7 +35,7 @@ from benchmarks.speed.masking import (
 from captum_excon._files import read_image
 from captum_excon._provenance import provenance
 from captum_excon.metrics import deletion
-from captum_excon.metrics._scorer import default_rows
+from captum_excon.metrics.scorer import default_rows
 from captum_excon.models.factory import Model, load_model
 
 

@@ -1,21 +1,19 @@
-"""Metrics of explanations: one value per image, NaN where a map says nothing."""
+"""Metrics of explanations: one value per image, NaN where it is undefined."""
 
 from captum_excon.metrics._maps import nan_reasons
-from captum_excon.metrics._perturbation import Curve
-from captum_excon.metrics.area_between_curves import abpc
-from captum_excon.metrics.curves import perturbation_curve
 from captum_excon.metrics.drop import (
     DropIncrease,
     average_drop_increase,
     drop_increase,
     drop_increase_sweep,
 )
-from captum_excon.metrics.insertion_deletion import deletion, insertion
 from captum_excon.metrics.localization import bbox, ebpg, miou
+from captum_excon.metrics.perturbation_areas import abpc, deletion, insertion, road
+from captum_excon.metrics.perturbation_curve import Curve, perturbation_curve
 from captum_excon.metrics.pointing import ClassMean, class_mean, difficult, pointing_game
 from captum_excon.metrics.quantus.explain_func import as_explain_func
 from captum_excon.metrics.quantus.known_issues import REFUSED, TRUSTED, Refusal, refusal
-from captum_excon.metrics.remove_and_debias import road
+from captum_excon.metrics.scorer import Scorer
 
 __all__ = [
     "REFUSED",
@@ -24,6 +22,7 @@ __all__ = [
     "Curve",
     "DropIncrease",
     "Refusal",
+    "Scorer",
     "abpc",
     "as_explain_func",
     "average_drop_increase",

@@ -1,4 +1,4 @@
-"""What every metric asks of maps and masks: their form, their order, and when they say nothing."""
+"""Maps and masks as every metric needs them: checked, ranked, and tested for degeneracy."""
 
 from __future__ import annotations
 

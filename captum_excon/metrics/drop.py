@@ -3,14 +3,13 @@ r"""Drop and Increase: the score of what a map shows, against that of the whole 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from captum_excon.attr._captum import ForwardFunc, Target
-from captum_excon.attr._scoring import Score
-from captum_excon.metrics._fill import constant_fill, remover
+from captum_excon.attr._captum import ForwardFunc
+from captum_excon.metrics._imputation import FadeTo, Imputation, fill_values, remover
 from captum_excon.metrics._maps import (
     check_fraction,
     check_maps,
@@ -20,7 +19,10 @@ from captum_excon.metrics._maps import (
     ranks,
     scaled,
 )
-from captum_excon.metrics._scorer import Scorer
+from captum_excon.metrics.scorer import Scorer, Scoring, scorer_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class DropIncrease(NamedTuple):
@@ -36,21 +38,18 @@ class DropIncrease(NamedTuple):
 
 
 def drop_increase(
-    forward_func: ForwardFunc,
+    forward_func: ForwardFunc | Scorer,
     images: Tensor,
     maps: Tensor,
     *,
     fraction: float = 0.15,
-    target: Target = None,
-    baseline: float | Tensor = 0.0,
-    score: Score = "softmax",
-    additional_forward_args: Any = None,
-    batch_size: int | None = None,
+    fill: Imputation = 0.0,
     seed: int = 0,
+    **scoring: Unpack[Scoring],
 ) -> DropIncrease:
     r"""Drop % and Increase % of SISE and ExCon: the top pixels alone, as a binary mask.
 
-    With p the score of the image and o that of its top ``fraction`` of pixels on the baseline,
+    With p the score of the image and o that of its top ``fraction`` of pixels alone,
     :math:`\mathrm{drop} = \max(0, p - o) / p` and :math:`\mathrm{increase} = [o > p]`; the papers
     report 100 times the means over images. Exactly round(fraction · H · W) pixels are kept (at
     least one), and ties between pixels are broken by a permutation drawn from ``seed`` [ours]. A
@@ -65,17 +64,15 @@ def drop_increase(
     https://arxiv.org/abs/2010.00672.
 
     Args:
-        forward_func: The model, or any function of the images that returns a tensor (N, ...).
-        images: (N, C, H, W), as the model wants them.
+        forward_func: The model, or any function of the images that returns a tensor (N, ...); or a
+            `Scorer` of these images, whose unchanged ones are then not scored again.
+        images: (N, C, H, W), as the model expects them.
         maps: One per image, (N, H, W) or (N, C, H, W), whose channels are summed.
         fraction: The share of pixels to keep, in (0, 1]; the papers keep 15 %.
-        target: The class, in any form that Captum takes; None for the predicted class.
-        baseline: What the other pixels become: a number or a tensor that broadcasts to the images.
-        score: How the output becomes scores: ``"softmax"`` (the papers), ``"sigmoid"``,
-            ``"identity"`` or a callable.
-        additional_forward_args: As in Captum.
-        batch_size: Rows per forward pass; found from the images' size by default.
+        fill: What the other pixels become, as in `perturbation_curve`; the papers' are 0.
         seed: Breaks ties.
+        **scoring: ``target``, ``score`` (the papers' is ``"softmax"``), ``additional_forward_args``
+            and ``batch_size``, as in `Scorer`; none beside a scorer.
 
     Returns:
         drop and increase, (N,) float32 each; NaN for constant and non-finite maps, see
@@ -96,46 +93,31 @@ def drop_increase(
         (tensor([0.2500]), tensor([0.]))
     """
     results = drop_increase_sweep(
-        forward_func,
-        images,
-        maps,
-        fractions=[fraction],
-        target=target,
-        baseline=baseline,
-        score=score,
-        additional_forward_args=additional_forward_args,
-        batch_size=batch_size,
-        seed=seed,
+        forward_func, images, maps, fractions=[fraction], fill=fill, seed=seed, **scoring
     )
     return DropIncrease(results.drop[:, 0], results.increase[:, 0])
 
 
 def drop_increase_sweep(
-    forward_func: ForwardFunc,
+    forward_func: ForwardFunc | Scorer,
     images: Tensor,
     maps: Tensor,
     *,
     fractions: Sequence[float] = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5),
-    target: Target = None,
-    baseline: float | Tensor = 0.0,
-    score: Score = "softmax",
-    additional_forward_args: Any = None,
-    batch_size: int | None = None,
+    fill: Imputation = 0.0,
     seed: int = 0,
+    **scoring: Unpack[Scoring],
 ) -> DropIncrease:
     """Drop and Increase for several fractions of pixels: the papers' 15 % is one point of it.
 
     Args:
-        forward_func: As in `drop_increase`, like all that is not named here.
+        forward_func: The model, or a `Scorer` of these images, as in `drop_increase`.
         images: (N, C, H, W).
         maps: One per image.
         fractions: F shares of pixels to keep, each in (0, 1].
-        target: The class, or None for the predicted one.
-        baseline: What the other pixels become.
-        score: How the output becomes scores.
-        additional_forward_args: As in Captum.
-        batch_size: Rows per forward pass.
+        fill: What the other pixels become.
         seed: Breaks ties.
+        **scoring: ``target``, ``score`` and so on, as in `drop_increase`.
 
     Returns:
         drop and increase, (N, F) float32 each.
@@ -157,16 +139,9 @@ def drop_increase_sweep(
         raise ValueError("fractions is empty; name at least one share of pixels in (0, 1]")
     for fraction in fractions:
         check_fraction(fraction)
-    scorer = Scorer(
-        forward_func,
-        images,
-        target=target,
-        score=score,
-        additional_forward_args=additional_forward_args,
-        batch_size=batch_size,
-    )
+    scorer = scorer_of(forward_func, images, **scoring)
     maps = check_maps(maps, images)
-    remove = remover(scorer.images, constant_fill(scorer.images, baseline), seed)
+    remove = remover(scorer.images, fill, seed)
     places = ranks(maps, seed)
     counts = [pixel_count(fraction, maps) for fraction in fractions]
     kept = torch.tensor(counts, device=images.device)
@@ -174,19 +149,16 @@ def drop_increase_sweep(
     def build(image: Tensor, step: Tensor) -> Tensor:
         return remove(image, places[image] < kept[step].view(-1, 1, 1))
 
-    return _compared(scorer, scorer(len(counts), build), maps)
+    return _compared(scorer, scorer.score(len(counts), build), maps)
 
 
 def average_drop_increase(
-    forward_func: ForwardFunc,
+    forward_func: ForwardFunc | Scorer,
     images: Tensor,
     maps: Tensor,
     *,
-    target: Target = None,
-    baseline: float | Tensor = 0.0,
-    score: Score = "softmax",
-    additional_forward_args: Any = None,
-    batch_size: int | None = None,
+    fill: FadeTo = 0.0,
+    **scoring: Unpack[Scoring],
 ) -> DropIncrease:
     r"""Average Drop and Average Increase of Grad-CAM++ and Score-CAM: the soft map as the mask.
 
@@ -200,14 +172,12 @@ def average_drop_increase(
     Reference: Chattopadhay et al., *Grad-CAM++*, WACV 2018, https://arxiv.org/abs/1710.11063.
 
     Args:
-        forward_func: As in `drop_increase`, like all that is not named here.
+        forward_func: The model, or a `Scorer` of these images, as in `drop_increase`.
         images: (N, C, H, W).
         maps: One per image.
-        target: The class, or None for the predicted one.
-        baseline: What masked-out pixels fade to.
-        score: How the output becomes scores.
-        additional_forward_args: As in Captum.
-        batch_size: Rows per forward pass.
+        fill: What masked-out pixels fade to: a number, a tensor that broadcasts to the images, or
+            ``"blur"``.
+        **scoring: ``target``, ``score`` and so on, as in `drop_increase`.
 
     Returns:
         drop and increase, (N,) float32 each; NaN as in `drop_increase`.
@@ -225,22 +195,15 @@ def average_drop_increase(
         >>> average_drop_increase(model, image, soft, score="identity").drop
         tensor([0.1250])
     """
-    scorer = Scorer(
-        forward_func,
-        images,
-        target=target,
-        score=score,
-        additional_forward_args=additional_forward_args,
-        batch_size=batch_size,
-    )
+    scorer = scorer_of(forward_func, images, **scoring)
     maps = check_maps(maps, images)
-    fill = constant_fill(scorer.images, baseline)
+    values = fill_values(scorer.images, fill)
     masks = scaled(maps).to(images.dtype).unsqueeze(1)
 
     def build(image: Tensor, step: Tensor) -> Tensor:
-        return torch.lerp(fill[image], scorer.images[image], masks[image])
+        return torch.lerp(values[image], scorer.images[image], masks[image])
 
-    drop, increase = _compared(scorer, scorer(1, build), maps)
+    drop, increase = _compared(scorer, scorer.score(1, build), maps)
     return DropIncrease(drop[:, 0], increase[:, 0])
 
 

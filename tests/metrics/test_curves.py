@@ -100,10 +100,10 @@ def test_road_agrees_with_pytorch_grad_cam_where_nothing_ties(monkeypatch) -> No
     from pytorch_grad_cam.metrics.road import NoisyLinearImputer
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputSoftmaxTarget
 
-    from captum_excon.metrics import _fill
+    from captum_excon.metrics import _imputation
 
-    silent = functools.partial(_fill.noisy_linear_imputer, noise=0)
-    monkeypatch.setattr(_fill, "noisy_linear_imputer", lambda noise: silent())
+    silent = functools.partial(_imputation.noisy_linear_imputer, noise=0)
+    monkeypatch.setattr(_imputation, "noisy_linear_imputer", lambda noise: silent())
     x, maps = images(3, 3, 12, 12), torch.rand(3, 12, 12)
     targets = [ClassifierOutputSoftmaxTarget(i) for i in range(3)]
     kinds = {"morf": peer.RemoveMostRelevantFirst, "lerf": peer.RemoveLeastRelevantFirst}
@@ -272,7 +272,7 @@ def test_double_precision_and_channels_last_are_kept() -> None:
     [
         ({"order": "best"}, "order must be"),
         ({"fill": "median"}, "fill must be"),
-        ({"fill": torch.zeros(5)}, "baseline of shape"),
+        ({"fill": torch.zeros(5)}, "fill of shape"),
         ({"fractions": []}, "ascending shares"),
         ({"fractions": [0.5, 0.1]}, "ascending shares"),
         ({"fractions": [0.5, 1.1]}, "ascending shares"),

@@ -44,7 +44,7 @@ def test_drop_and_increase_are_those_computed_by_hand(order, fraction, drop, inc
 def test_matches_a_plain_loop() -> None:
     model, x = ConvNet(in_channels=3), images(5, 3, 12, 12)
     maps = torch.rand(5, 12, 12)
-    found = drop_increase(model, x, maps, fraction=0.15, baseline=0.3, batch_size=3)
+    found = drop_increase(model, x, maps, fraction=0.15, fill=0.3, batch_size=3)
     for i in range(5):
         threshold = maps[i].flatten().sort(descending=True).values[round(0.15 * 144) - 1]
         masked = torch.where(maps[i] >= threshold, x[i], torch.tensor(0.3))
@@ -144,8 +144,8 @@ def test_every_forward_pass_is_full() -> None:
     [
         ({"fraction": 0.0}, "fraction must lie in"),
         ({"fraction": 1.5}, "fraction must lie in"),
-        ({"baseline": torch.zeros(7)}, "baseline of shape"),
-        ({"baseline": math.nan}, "baseline contains NaN"),
+        ({"fill": torch.zeros(7)}, "fill of shape"),
+        ({"fill": math.nan}, "fill contains NaN"),
         ({"batch_size": 0}, "batch_size must be a positive integer"),
         ({"score": "logit"}, "score must be"),
         ({"maps": torch.rand(1, 8, 8)}, "one map per image"),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,16 @@ from benchmarks.explanations.metrics.quantus_adapter import QuantusMetric
 from captum_excon import metrics as m
 from captum_excon._messages import close_names
 from captum_excon.errors import UserError
-from captum_excon.metrics._perturbation import STEPS, Order
-from captum_excon.metrics.remove_and_debias import TENTHS
+from captum_excon.metrics.perturbation_areas import TENTHS
+from captum_excon.metrics.perturbation_curve import STEPS, Order
 
 Direction = Literal["higher", "lower"]
 PAPERS_SHARE = 0.15
 NO_TRUTH = "the data has no ground truth"
 
 
-class Maps(NamedTuple):
+@dataclass
+class Maps:
     """One image with the maps of several explainers.
 
     Attributes:
@@ -50,11 +51,25 @@ class Maps(NamedTuple):
     black: Tensor
     seed: int
     rows: int | None
+    _scorers: dict[str, m.Scorer] = field(default_factory=dict, init=False, repr=False)
 
-    @property
-    def images(self) -> Tensor:
-        """The image once for each map, (E, C, H, W)."""
-        return self.image.expand(len(self.maps), *self.image.shape[1:])
+    def only(self, at: Sequence[int]) -> Maps:
+        """Returns some of the maps, whose metrics share the score of the unmasked image."""
+        chosen = replace(self, maps=self.maps[at])
+        chosen._scorers = self._scorers
+        return chosen
+
+    def scorer(self, score: str) -> m.Scorer:
+        """Returns the scorer of the image once for each map."""
+        if score not in self._scorers:
+            self._scorers[score] = m.Scorer(
+                self.model,
+                self.image,
+                target=self.target,
+                score=score,  # type: ignore[arg-type]
+                batch_size=self.rows,
+            )
+        return self._scorers[score].expand(len(self.maps))
 
 
 @dataclass(frozen=True)
@@ -176,7 +191,10 @@ def _localize(function: Callable[..., Tensor], name: str, maps: Maps, **options:
 
 def _drop(maps: Maps, fraction: float = PAPERS_SHARE, **options: Any) -> dict[str, Scores]:
     fractions = sorted({0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, fraction})
-    found = m.drop_increase_sweep(*_given(maps), fractions=fractions, **_common(maps, options))
+    scorer, options = _prepared(maps, options)
+    found = m.drop_increase_sweep(
+        scorer, scorer.images, maps.maps, fractions=fractions, seed=maps.seed, **options
+    )
     at = fractions.index(fraction)
     rows = 1 + len(fractions)
     return {
@@ -186,9 +204,8 @@ def _drop(maps: Maps, fraction: float = PAPERS_SHARE, **options: Any) -> dict[st
 
 
 def _average(maps: Maps, **options: Any) -> dict[str, Scores]:
-    common = _common(maps, options)
-    del common["seed"]
-    found = m.average_drop_increase(*_given(maps), **common)
+    scorer, options = _prepared(maps, options)
+    found = m.average_drop_increase(scorer, scorer.images, maps.maps, **options)
     return {
         "average-drop": Scores(found.drop, rows=2),
         "average-increase": Scores(found.increase, rows=2),
@@ -199,10 +216,7 @@ def _removal(
     name: str, order: Order, papers_fill: str | float, maps: Maps, **options: Any
 ) -> dict[str, Scores]:
     steps = options.pop("steps", STEPS)
-    options = {"fill": papers_fill, **options}
-    found = m.perturbation_curve(
-        *_given(maps), order=order, fractions=steps, **_common(maps, options)
-    )
+    found = _curve(maps, order, steps, {"fill": papers_fill, **options})
     # Insertion's curve is that of removing the least relevant pixels, read from right to left.
     curve = found.scores.flip(1) if order == "lerf" else found.scores
     return {name: Scores(found.area, curve, found.fractions.tolist(), curve.shape[1])}
@@ -210,18 +224,14 @@ def _removal(
 
 def _road(name: str, order: Order, maps: Maps, **options: Any) -> dict[str, Scores]:
     fractions = options.pop("fractions", TENTHS)
-    found = m.perturbation_curve(
-        *_given(maps),
-        order=order,
-        fractions=fractions,
-        **_common(maps, {"fill": "noisy-linear", **options}),
-    )
+    found = _curve(maps, order, fractions, {"fill": "noisy-linear", **options})
     values = found.scores.double().mean(1).float()
     return {name: Scores(values, found.scores, found.fractions.tolist(), 1 + found.scores.shape[1])}
 
 
 def _abpc(maps: Maps, steps: int = STEPS, **options: Any) -> dict[str, Scores]:
-    areas = m.abpc(*_given(maps), steps=steps, **_common(maps, options))
+    scorer, options = _prepared(maps, options)
+    areas = m.abpc(scorer, scorer.images, maps.maps, steps=steps, seed=maps.seed, **options)
     return {"abpc": Scores(areas, rows=1 + 2 * (steps - 1))}
 
 
@@ -236,15 +246,28 @@ def _quantus(metric: QuantusMetric, name: str, maps: Maps, **_: Any) -> dict[str
     return {name: Scores(values)}
 
 
-def _given(maps: Maps) -> tuple[nn.Module, Tensor, Tensor]:
-    return maps.model, maps.images, maps.maps
+def _curve(
+    maps: Maps, order: Order, fractions: Sequence[float] | int, options: dict[str, Any]
+) -> m.Curve:
+    scorer, options = _prepared(maps, options)
+    return m.perturbation_curve(
+        scorer,
+        scorer.images,
+        maps.maps,
+        order=order,
+        fractions=fractions,
+        seed=maps.seed,
+        **options,
+    )
 
 
-def _common(maps: Maps, options: dict[str, Any]) -> dict[str, Any]:
-    for name in ("fill", "baseline"):
-        if options.get(name) == "black":
-            options = {**options, name: maps.black}
-    return {**options, "target": maps.target, "batch_size": maps.rows, "seed": maps.seed}
+def _prepared(maps: Maps, options: dict[str, Any]) -> tuple[m.Scorer, dict[str, Any]]:
+    """The scorer of a metric, and its other options as the library takes them."""
+    score = options.get("score", "softmax")
+    options = {name: value for name, value in options.items() if name != "score"}
+    if options.get("fill") == "black":
+        options["fill"] = maps.black
+    return maps.scorer(score), options
 
 
 def _names(*names: str) -> frozenset[str]:
@@ -266,11 +289,11 @@ FAMILIES: Sequence[Family] = (
         _names("tolerance"),
         truth=True,
     ),
-    Family({"drop": "lower", "increase": "higher"}, _drop, _names("fraction", "baseline", "score")),
+    Family({"drop": "lower", "increase": "higher"}, _drop, _names("fraction", "fill", "score")),
     Family(
         {"average-drop": "lower", "average-increase": "higher"},
         _average,
-        _names("baseline", "score"),
+        _names("fill", "score"),
     ),
     Family(
         {"insertion": "higher"},

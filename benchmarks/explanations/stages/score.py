@@ -205,7 +205,7 @@ def _score(
 ) -> Iterator[Record]:
     """The records of the tasks of one group."""
     wanted = list(dict.fromkeys(task.label for task in tasks))
-    chosen = maps._replace(maps=maps.maps[[labels.index(label) for label in wanted]])
+    chosen = maps.only([labels.index(label) for label in wanted])
     metric = tasks[0].metric
     failed: Record | None = None
     with measured(model, maps.image.device) as cost:

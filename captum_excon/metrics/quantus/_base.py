@@ -11,26 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from captum_excon.metrics import ebpg, nan_reasons
+from captum_excon.metrics._maps import nan_reasons
+from captum_excon.metrics.localization import ebpg
 
 try:
-    from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
+    from quantus.helpers.enums import DataType, EvaluationCategory, ModelType
+    from quantus.helpers.enums import ScoreDirection as ScoreDirection
     from quantus.metrics.base import Metric
 except ImportError as error:
     raise ImportError(
-        "captum_excon.metrics.quantus.classes needs Quantus: pip install 'captum-excon[bench]'"
+        "captum_excon.metrics.quantus needs Quantus: pip install 'captum-excon[bench]'"
     ) from error
 
-__all__ = [
-    "DropMetric",
-    "ExplanationMetric",
-    "Faithfulness",
-    "IncreaseMetric",
-    "Localization",
-    "ScoreDirection",
-]
-
-_FROM_QUANTUS = {"forward_func", "images", "maps", "masks", "target", "score"}
+_FROM_QUANTUS = {"forward_func", "images", "maps", "masks", "scoring"}
 
 
 class ExplanationMetric(Metric[Any]):
@@ -97,7 +90,10 @@ class ExplanationMetric(Metric[Any]):
 
     @classmethod
     def _known_options(cls) -> set[str]:
-        return set(inspect.signature(cls.function).parameters) - _FROM_QUANTUS
+        parameters = set(inspect.signature(cls.function).parameters)
+        # Target and score, the other options of a scorer, are Quantus's y_batch and softmax.
+        scoring = {"additional_forward_args", "batch_size"} if "scoring" in parameters else set()
+        return parameters - _FROM_QUANTUS | scoring
 
     def __call__(
         self,

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from captum.attr import IntegratedGradients
+from captum.attr import IntegratedGradients, Saliency
 from torch import Tensor, nn
+
+from captum_excon.metrics.quantus.explain_func import as_explain_func
 
 Check = Callable[[], bool]
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -165,6 +167,25 @@ def infidelity_works(quantus: Any) -> bool:
         )
         np.random.seed(0)  # noqa: NPY002
         values.append(np.asarray(_scores(metric, _model())))
+    return not np.allclose(values[0], values[1])
+
+
+@_check
+def non_sensitivity_works(quantus: Any) -> bool:
+    """A linear model depends on every feature, and maps that say so have no violations."""
+    metric = quantus.NonSensitivity(disable_warnings=True)
+    maps = np.ones((4, 3, 8, 8), np.float32)
+    return not any(_scores(metric, _model(), a_batch=maps, softmax=False))
+
+
+@_check
+def continuity_works(quantus: Any) -> bool:
+    """Shifting in white changes the images, and so the value, otherwise than shifting in black."""
+    values = []
+    for baseline in ("black", "white"):
+        metric = quantus.Continuity(perturb_baseline=baseline, disable_warnings=True)
+        explain = as_explain_func(Saliency)
+        values.append(np.asarray(_scores(metric, _model(curved=True), explain_func=explain)))
     return not np.allclose(values[0], values[1])
 
 

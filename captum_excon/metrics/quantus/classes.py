@@ -1,35 +1,13 @@
-"""The metrics as `quantus.Metric` classes, for `quantus.evaluate` and for direct calls.
-
-They take the options of the function that they wrap, and Quantus's own. One difference to
-Quantus's metrics: nothing is normalised and no absolute values are taken unless asked for. A batch
-of constant or of negative maps only is refused by Quantus itself, before any metric sees it.
-
-Example:
-    >>> import numpy as np
-    >>> from captum_excon.metrics.quantus.classes import EBPG
-    >>> x, maps, masks = np.zeros((1, 3, 2, 2)), np.zeros((1, 1, 2, 2)), np.zeros((1, 1, 2, 2))
-    >>> maps[0, 0, 0], masks[0, 0, 0, 0] = [3.0, 1.0], 1
-    >>> EBPG()(None, x, np.array([0]), maps, s_batch=masks)
-    [0.75]
-"""
+"""The `quantus.Metric` classes; `captum_excon.metrics.quantus` exports them."""
 
 from __future__ import annotations
 
 import functools
 
-from captum_excon.metrics import (
-    abpc,
-    average_drop_increase,
-    bbox,
-    deletion,
-    drop_increase,
-    drop_increase_sweep,
-    ebpg,
-    insertion,
-    miou,
-    pointing_game,
-    road,
-)
+from captum_excon.metrics.drop import average_drop_increase, drop_increase, drop_increase_sweep
+from captum_excon.metrics.localization import bbox, ebpg, miou
+from captum_excon.metrics.perturbation_areas import abpc, deletion, insertion, road
+from captum_excon.metrics.pointing import pointing_game
 from captum_excon.metrics.quantus._base import (
     DropMetric,
     Faithfulness,
@@ -37,24 +15,6 @@ from captum_excon.metrics.quantus._base import (
     Localization,
     ScoreDirection,
 )
-
-__all__ = [
-    "ABPC",
-    "EBPG",
-    "AverageDrop",
-    "AverageIncrease",
-    "Bbox",
-    "Deletion",
-    "Drop",
-    "DropSweep",
-    "Increase",
-    "IncreaseSweep",
-    "Insertion",
-    "MIoU",
-    "PointingGame",
-    "ROADLeRF",
-    "ROADMoRF",
-]
 
 
 class EBPG(Localization):

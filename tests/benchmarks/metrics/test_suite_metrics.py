@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from helpers.toys import CountedRows
 
 from benchmarks.explanations.config import Choice
 from benchmarks.explanations.data.synthetic import SyntheticNet, SyntheticObjects
@@ -42,7 +45,7 @@ def test_truth_beats_noise_in_the_metrics_own_direction(case, name):
 
 
 def test_the_suite_gives_what_the_functions_give(case):
-    given = (case.model, case.images, case.maps)
+    given = (case.model, case.image.expand(3, -1, -1, -1), case.maps)
     common = {"target": case.target, "batch_size": 8}
     expected = m.insertion(*given, **common)
     assert torch.equal(compute(case, "insertion").values[:2], expected[:2])
@@ -54,6 +57,18 @@ def test_the_suite_gives_what_the_functions_give(case):
     assert torch.equal(compute(case, "drop").values[:2], drop.drop[:2])
     other = m.drop_increase(*given, fraction=0.07, **common)
     assert torch.equal(compute(case, "drop", fraction=0.07).values[:2], other.drop[:2])
+
+
+def test_all_metrics_of_an_image_score_the_unmasked_one_once(case):
+    fresh = replace(case)
+    with CountedRows(case.model) as counted:
+        make_metric(Choice(name="average-drop")).compute(fresh)
+        first = len(counted.calls)
+        make_metric(Choice(name="average-increase")).compute(fresh)
+        make_metric(Choice(name="deletion", options={"steps": 8})).compute(fresh)
+        make_metric(Choice(name="abpc", options={"steps": 5})).compute(fresh.only([0, 2]))
+    assert counted.calls == [8] * (2 + 1 + 3 + 2)  # the image; 3, 3, 24 and 16 rows
+    assert first == 2
 
 
 def test_insertion_curves_run_from_nothing_to_the_whole_image(case):
@@ -75,7 +90,7 @@ def test_metrics_of_one_computation_share_it_only_with_the_same_options():
 
 
 def test_black_is_what_the_network_sees_as_black(case):
-    red = case._replace(black=torch.tensor([0.9, 0.1, 0.1]).view(1, 3, 1, 1))
+    red = replace(case, black=torch.tensor([0.9, 0.1, 0.1]).view(1, 3, 1, 1))
     zeros = compute(case, "deletion", steps=4).values
     assert torch.equal(compute(case, "deletion", steps=4, fill="black").values[:2], zeros[:2])
     assert not torch.equal(compute(red, "deletion", steps=4, fill="black").values[:2], zeros[:2])
@@ -91,12 +106,12 @@ def test_rows_are_those_that_the_model_gets(case):
 
     for name in ("drop", "average-drop", "insertion", "abpc"):
         rows.clear()
-        alone = case._replace(model=Counting(), maps=case.maps[:1], rows=1)
+        alone = replace(case, model=Counting(), maps=case.maps[:1], rows=1)
         assert compute(alone, name).rows == sum(rows)
 
 
 def test_without_ground_truth_localization_is_nan_and_says_why(case):
-    blind = case._replace(mask=None)
+    blind = replace(case, mask=None)
     for name in ("ebpg", "quantus:RelevanceRankAccuracy"):
         metric = make_metric(Choice(name=name))
         assert metric.compute(blind)[name].values.isnan().all()
@@ -116,7 +131,7 @@ def test_quantus_draws_for_each_map_by_itself_and_leaves_numpy_alone(case):
     state = np.random.get_state()  # noqa: NPY002
     both = compute(case, "quantus:FaithfulnessCorrelation", **options).values
     one = compute(
-        case._replace(maps=case.maps[1:2]), "quantus:FaithfulnessCorrelation", **options
+        replace(case, maps=case.maps[1:2]), "quantus:FaithfulnessCorrelation", **options
     ).values
     assert one.isfinite()
     assert torch.equal(both[1:2], one)

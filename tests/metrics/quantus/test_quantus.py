@@ -14,7 +14,7 @@ from captum_excon.metrics import REFUSED, TRUSTED, as_explain_func, refusal
 from captum_excon.metrics.quantus import known_issues as trust
 
 quantus = pytest.importorskip("quantus", reason="needs the bench extra")
-own = pytest.importorskip("captum_excon.metrics.quantus.classes")
+own = pytest.importorskip("captum_excon.metrics.quantus")
 
 MODEL = ConvNet(in_channels=3)
 X = images(5, 3, 10, 12)
@@ -233,6 +233,17 @@ class Mended:
         def __call__(self, x_batch, **_):
             return [1 / self.samples] * len(x_batch)
 
+    class NonSensitivity(IROF):
+        def __call__(self, x_batch, **_):
+            return [0] * len(x_batch)
+
+    class Continuity(IROF):
+        def __init__(self, perturb_baseline, **_):
+            self.baseline = perturb_baseline
+
+        def __call__(self, x_batch, **_):
+            return [float(self.baseline == "white")] * len(x_batch)
+
     class PointingGame(own.PointingGame):
         def __init__(self, **options):
             super().__init__(tolerance=0, **options)
@@ -269,8 +280,8 @@ def test_a_refusal_is_lifted_when_upstream_mends_it(name: str, monkeypatch) -> N
 def test_names_are_known_or_refused_by_name() -> None:
     assert refusal("quantus.Sparseness") is None
     assert not TRUSTED.keys() & REFUSED.keys()
-    with pytest.raises(ValueError, match=r"'quantus\.Focus' has not been examined"):
-        refusal("quantus.Focus")
+    with pytest.raises(ValueError, match=r"'quantus\.Selectivity' has not been examined"):
+        refusal("quantus.Selectivity")
     for name in [*TRUSTED, *REFUSED]:
         if name.startswith("quantus."):
             assert hasattr(quantus, name.removeprefix("quantus."))
@@ -300,6 +311,17 @@ def test_trusted_faithfulness_metrics_are_one_where_the_truth_is_linear() -> Non
     for metric in (correlation, estimate):
         scores = metric(model, x, y, truth, softmax=False)
         assert scores == pytest.approx([1, 1, 1], abs=1e-3)
+
+
+def test_focus_is_the_share_of_positive_relevance_on_the_tiles_of_the_class() -> None:
+    x = np.ones((2, 3, 8, 12), np.float32)
+    maps = np.zeros((2, 1, 8, 12), np.float32)
+    maps[0, 0, :4, 6:] = 1  # the upper right tile of a mosaic that is wider than high
+    maps[1, 0, 4:, :6], maps[1, 0, :2, :6], maps[1, 0, 2, :6] = 1, 1, -1
+    focus = quantus.Focus(disable_warnings=True)
+    tiles = [(0, 1, 0, 0), (0, 0, 1, 1)]
+    scores = focus(MODEL, x, np.zeros(2, int), maps, custom_batch=tiles)
+    assert scores == pytest.approx([1, 2 / 3])
 
 
 def test_trusted_complexity_metrics_have_their_textbook_values() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from captum_excon.attr._captum import (
     check_targets,
     format_args,
     run_forward,
+    take_rows,
 )
 from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import (
@@ -28,6 +30,9 @@ from captum_excon.attr._scoring import (
 )
 from captum_excon.metrics._maps import check_images
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 # On the CPU small batches cost least: 3 rows of 224 × 224 RGB took half the time per row that 16
 # took with EfficientNet-Lite0. Elsewhere a batch should keep the device busy.
 _CPU_ROWS, _CPU_ELEMENTS = 64, 2**19
@@ -37,21 +42,55 @@ _ROWS, _ELEMENTS = 128, 2**24
 Build = Callable[[Tensor, Tensor], Tensor]
 
 
+class Scoring(TypedDict, total=False):
+    """The keyword arguments of `Scorer`, which every metric that asks a model takes as well."""
+
+    target: Target
+    score: Score
+    additional_forward_args: Any
+    batch_size: int | None
+
+
 class Scorer:
-    """Reads one score Ψ per row of a model, for images and for what becomes of them.
+    """Scores images by a model, and keeps the scores of the unchanged ones.
+
+    Every metric that asks a model compares perturbed images with the unchanged ones. Given a model,
+    it scores those itself; given a scorer in the model's place, it takes what is known already, so
+    that several metrics of the same images cost one pass over them.
 
     Every forward pass has the same number of rows: a last one that is short is filled up with
-    copies, whose scores are thrown away. Kernels are chosen by shape, so an image's scores then
-    depend neither on how many images a call has nor on which ones. Other batch sizes change them
-    in the last bits.
+    copies, whose scores are thrown away. Kernels are chosen by shape, so an image's scores depend
+    neither on how many images a call has nor on which ones. Other batch sizes change them in the
+    last bits. An ambient `torch.autocast` is left to the model; everything else is computed in the
+    images' precision.
 
     Args:
-        forward_func: The model or a function that returns a tensor (N, ...).
-        images: (N, C, H, W).
-        target: As in Captum; None for the class that the model predicts for the unchanged image.
-        score: What turns the model's output into scores.
+        forward_func: The model, or any function of the images that returns a tensor (N, ...).
+        images: (N, C, H, W), as the model expects them.
+        target: The class, in any form that Captum takes; None for the class that the model predicts
+            for the unchanged image.
+        score: How the output becomes scores: ``"softmax"``, ``"sigmoid"``, ``"identity"`` or a
+            callable.
         additional_forward_args: As in Captum.
-        batch_size: Rows per forward pass; by default as many as `default_rows` says.
+        batch_size: Rows per forward pass; found from the images' size by default.
+
+    Attributes:
+        images: The images, (N, C, H, W).
+        original: The scores of the unchanged images, (N,).
+
+    Raises:
+        TypeError: Images are not a floating-point tensor.
+        ValueError: Shapes, options or the model's scores are not as described.
+
+    Example:
+        >>> import torch
+        >>> from captum_excon.metrics import Scorer, deletion, insertion
+        >>> image = torch.tensor([[[[4.0, 3.0], [2.0, 1.0]]]])
+        >>> scorer = Scorer(lambda x: x.sum((2, 3)), image, score="identity")
+        >>> deletion(scorer, image, image[:, 0], steps=4)
+        tensor([3.7500])
+        >>> insertion(scorer, image, image[:, 0], fill=0.0, steps=4)
+        tensor([6.2500])
     """
 
     def __init__(
@@ -75,8 +114,8 @@ class Scorer:
         self.readout = Readout(target, score, len(images))
         self.original = self._score_originals()
 
-    def __call__(self, rows_per_image: int, build: Build) -> Tensor:
-        """Scores of ``rows_per_image`` rows for each image, (N, rows_per_image)."""
+    def score(self, rows_per_image: int, build: Build) -> Tensor:
+        """Scores ``rows_per_image`` rows for each image, (N, rows_per_image)."""
         rows = len(self.images) * rows_per_image
         scores = self._empty(rows)
 
@@ -86,8 +125,27 @@ class Scorer:
         self._run(rows, rows_per_image, build, keep)
         return self._checked(scores).view(len(self.images), rows_per_image)
 
+    def expand(self, count: int) -> Scorer:
+        """Returns the scorer of ``count`` copies of its one image, whose score is known.
+
+        So several maps of one image fill the same forward passes.
+
+        Raises:
+            ValueError: There is more than one image.
+        """
+        if len(self.images) != 1:
+            raise ValueError(f"only one image can be expanded, but there are {len(self.images)}")
+        first = torch.zeros(count, dtype=torch.long, device=self.images.device)
+        copies = copy.copy(self)
+        copies.images = self.images.expand(count, *self.images.shape[1:])
+        copies.args = take_args(self.args, first, 1)
+        target = take_rows(self.readout.target, first, 1)
+        copies.readout = replace(self.readout, target=target, rows=count)
+        copies.original = self.original.expand(count)
+        return copies
+
     def _score_originals(self) -> Tensor:
-        """Scores of the unchanged images, (N,); settles the target where there is none."""
+        """Scores the unchanged images, (N,), and settles the target if there is none."""
         count = len(self.images)
         scores = self._empty(count)
         predicted = torch.zeros(count, dtype=torch.long, device=self.images.device)
@@ -125,13 +183,15 @@ class Scorer:
                 return
             row = torch.arange(start, min(stop, rows), device=device)
             image = row // rows_per_image
-            batch = _fill_up(build(image, row % rows_per_image), stop - start)
+            with torch.autocast(device.type, enabled=False):
+                batch = _fill_up(build(image, row % rows_per_image), stop - start)
             output = run_forward(
                 self.forward_func,
                 (batch.contiguous(memory_format=layout),),
                 take_args(self.args, _fill_up(image, stop - start), len(self.images)),
             )
-            keep(start, output[: len(row)], image)
+            with torch.autocast(device.type, enabled=False):
+                keep(start, output[: len(row)], image)
 
         with torch.inference_mode(), preserved_state(self.forward_func):
             run_in_batches(-(-rows // size) * size, step, (self.images,), size)
@@ -147,6 +207,29 @@ class Scorer:
                 "weights, and its inputs' range and normalisation"
             )
         return scores
+
+
+def scorer_of(
+    forward_func: ForwardFunc | Scorer, images: Tensor, **scoring: Unpack[Scoring]
+) -> Scorer:
+    """Returns the scorer that stands in the model's place, or makes one of the model.
+
+    Raises:
+        ValueError: The scorer is of other images, or its options are given once more.
+    """
+    if not isinstance(forward_func, Scorer):
+        return Scorer(forward_func, images, **scoring)
+    if scoring:
+        raise ValueError(
+            f"{', '.join(sorted(scoring))} cannot be given beside a Scorer, which has its own; "
+            "pass them to Scorer(...)"
+        )
+    known = forward_func.images
+    if images is not known and not (images.shape == known.shape and bool((images == known).all())):
+        raise ValueError(
+            "these are not the images of the Scorer; pass scorer.images, or make a Scorer of them"
+        )
+    return forward_func
 
 
 def default_rows(images: Tensor) -> int:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-Fill = float | Tensor | Literal["blur", "noisy-linear"]
+# `fill` of a soft mask, which fades to values, and of a binary one, which removes pixels.
+FadeTo = float | Tensor | Literal["blur"]
+Imputation = FadeTo | Literal["noisy-linear"]
 
 # From the rows' images, (R,), and the pixels to keep, (R, H, W), to rows (R, C, H, W).
 Remove = Callable[[Tensor, Tensor], Tensor]
@@ -19,18 +21,11 @@ Remove = Callable[[Tensor, Tensor], Tensor]
 _KERNEL, _SIGMA = 11, 5.0  # of RISE's code
 
 
-def remover(images: Tensor, fill: Fill, seed: int, noise: float = 0.01) -> Remove:
-    """Returns what makes rows of images whose other pixels are filled."""
-    if isinstance(fill, str):
-        if fill == "noisy-linear":
-            return _noisy_linear(images, seed, noise)
-        if fill != "blur":
-            raise ValueError(
-                f"fill must be a number, a tensor, 'blur' or 'noisy-linear', but found {fill!r}"
-            )
-        values = _blurred(images)
-    else:
-        values = constant_fill(images, fill)
+def remover(images: Tensor, fill: Imputation, seed: int, noise: float = 0.01) -> Remove:
+    """Returns a function that makes rows of images whose other pixels are filled."""
+    if isinstance(fill, str) and fill == "noisy-linear":
+        return _noisy_linear(images, seed, noise)
+    values = fill_values(images, fill)
 
     def remove(image: Tensor, keep: Tensor) -> Tensor:
         return torch.where(keep.unsqueeze(1), images[image], values[image])
@@ -38,20 +33,27 @@ def remover(images: Tensor, fill: Fill, seed: int, noise: float = 0.01) -> Remov
     return remove
 
 
-def constant_fill(images: Tensor, baseline: float | Tensor) -> Tensor:
-    """Expands a number, or a tensor of one or N rows that broadcasts, to the images' shape."""
-    values = torch.as_tensor(baseline, dtype=images.dtype, device=images.device).detach()
+def fill_values(images: Tensor, fill: FadeTo | Imputation) -> Tensor:
+    """Expands a number, or a tensor of one or N rows, to the images' shape, or blurs them."""
+    if isinstance(fill, str):
+        if fill != "blur":
+            raise ValueError(
+                f"fill must be a number, a tensor, 'blur' or, for binary masks, 'noisy-linear', "
+                f"but found {fill!r}"
+            )
+        return _blurred(images)
+    values = torch.as_tensor(fill, dtype=images.dtype, device=images.device).detach()
     values = values.reshape((1,) * (4 - values.dim()) + tuple(values.shape))
     if values.dim() != 4 or any(
         s not in (1, t) for s, t in zip(values.shape, images.shape, strict=True)
     ):
         raise ValueError(
-            f"baseline of shape {tuple(values.shape)} does not fit images of shape "
+            f"fill of shape {tuple(values.shape)} does not fit images of shape "
             f"{tuple(images.shape)}; pass a number, a tensor of the images' shape, or one of shape "
             "(1, C, 1, 1) such as (0 - mean) / std for black"
         )
     if not bool(values.isfinite().all()):
-        raise ValueError("baseline contains NaN or infinite values; pass finite ones")
+        raise ValueError("fill contains NaN or infinite values; pass finite ones")
     return values.expand_as(images)
 
 
@@ -63,7 +65,9 @@ def _blurred(images: Tensor) -> Tensor:
         )
     if len(images) == 0:
         return images
-    blurred: Tensor = functional.gaussian_blur(images, [_KERNEL, _KERNEL], [_SIGMA, _SIGMA])
+    # A convolution, which an ambient autocast would run in half precision.
+    with torch.autocast(images.device.type, enabled=False):
+        blurred: Tensor = functional.gaussian_blur(images, [_KERNEL, _KERNEL], [_SIGMA, _SIGMA])
     return blurred
 
 
