@@ -13,6 +13,7 @@ from captum_excon.transforms._undisturbed import (
     Classifier,
     Explainer,
     Mode,
+    check_floating,
     explain,
     explained_module,
     to_maps,
@@ -52,6 +53,13 @@ class ExplainingModule(nn.Module):
         self.autocast_dtype = autocast_dtype
         self.generator = generator
 
+    def check_images(self, *batches: Tensor) -> None:
+        """Raises ValueError or TypeError unless the batches are (N, C, H, W) and floating point."""
+        for images in batches:
+            if images.ndim != 4:
+                raise ValueError(f"images must be (N, C, H, W), but found {tuple(images.shape)}")
+            check_floating(images)
+
     def check_labels(self, labels: Tensor, images: Tensor) -> None:
         """Raises ValueError unless there is one class index for each image."""
         if labels.shape != images.shape[:1] or labels.is_floating_point():
@@ -69,7 +77,9 @@ class ExplainingModule(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """The predicted classes, (N,) int64; call it `undisturbed`."""
+        """Returns the predicted classes, (N,) int64; call it `undisturbed`."""
+        if not len(images):
+            return torch.zeros(0, dtype=torch.int64, device=images.device)
         predictions: Tensor = self.classifier(images).argmax(1)
         return predictions
 

@@ -28,7 +28,7 @@ def fill_values(images: Tensor, fill: Fill, generator: torch.Generator | None = 
     """Values to put in the place of each pixel.
 
     Args:
-        images: (N, C, H, W), normalised or not; integer images get rounded values.
+        images: (N, C, H, W), normalised or not; integer images get rounded, clipped values.
         fill: A number, for all channels: 0 in normalised space, as in ExCon's official code, is
             the dataset's mean colour. ``"mean"``: the image's own mean colour. ``"blur"``: the
             image after a Gaussian blur with a standard deviation of an eighth of its smaller side.
@@ -41,7 +41,8 @@ def fill_values(images: Tensor, fill: Fill, generator: torch.Generator | None = 
         Of the images' shape, dtype and device, perhaps expanded: not to be written to.
 
     Raises:
-        ValueError: If the fill is none of these, or the function's result has another shape.
+        ValueError: The fill is none of these, integer images cannot hold the number, or the
+            function's result has another shape.
 
     Example:
         >>> fill_values(torch.tensor([0.0, 4.0]).view(1, 1, 1, 2), "mean").flatten().tolist()
@@ -49,11 +50,12 @@ def fill_values(images: Tensor, fill: Fill, generator: torch.Generator | None = 
     """
     check_fill(fill)
     if isinstance(fill, int | float):
-        return torch.full_like(images[:1, :1, :1, :1], fill).expand_as(images)
+        _check_representable(fill, images.dtype)
+        return images.new_full((), fill).expand_as(images)
     if callable(fill):
-        values = fill(images)
+        values = _in_dtype(fill(images).to(images.device), images.dtype)
         try:
-            return values.to(images.device, images.dtype).expand_as(images)
+            return values.expand_as(images)
         except RuntimeError:
             raise ValueError(
                 f"the fill function must return values of shape {tuple(images.shape)}, but "
@@ -64,15 +66,31 @@ def fill_values(images: Tensor, fill: Fill, generator: torch.Generator | None = 
         values = _blur(exact)
     else:
         values = exact.mean((2, 3), keepdim=True).expand_as(images)
-        if fill == "noise":
+        if fill == "noise" and len(images):
             spread = exact.var((2, 3), correction=0, keepdim=True).sqrt()
             place = images.device if generator is None else generator.device
             noise = torch.randn(images.shape, dtype=exact.dtype, device=place, generator=generator)
             values = values + spread * noise.to(images.device)
-    if images.is_floating_point():
-        return values
-    limits = torch.iinfo(images.dtype)
-    return values.round().clamp(limits.min, limits.max).to(images.dtype)
+    return _in_dtype(values, images.dtype)
+
+
+def _check_representable(fill: float, dtype: torch.dtype) -> None:
+    if dtype.is_floating_point:
+        return
+    limits = torch.iinfo(dtype)
+    if not float(fill).is_integer() or not limits.min <= fill <= limits.max:
+        raise ValueError(
+            f"{dtype} images can be filled with a whole number from {limits.min} to {limits.max}, "
+            f"but found {fill!r}; convert them first: v2.ToDtype(torch.float32, scale=True)"
+        )
+
+
+def _in_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Converts values to the images' dtype; integers are rounded and clipped, not wrapped."""
+    if values.is_floating_point() and not dtype.is_floating_point:
+        limits = torch.iinfo(dtype)
+        values = values.round().clamp(limits.min, limits.max)
+    return values.to(dtype)
 
 
 def _blur(images: Tensor) -> Tensor:

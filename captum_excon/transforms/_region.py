@@ -15,6 +15,7 @@ __all__ = [
     "check_region",
     "displaced",
     "kept_area",
+    "mean_share",
     "salient_region",
 ]
 
@@ -118,8 +119,13 @@ def displaced(
 
 
 def kept_area(region: Tensor, constant: Tensor) -> Tensor:
-    """Mean share of pixels in the regions of maps that say something, a scalar; 0 without any."""
+    """Mean share of pixels in the regions of maps that are not constant, a scalar; 0 if all are."""
     return region.flatten(1).float().mean(1).sum() / (~constant).sum().clamp(min=1)
+
+
+def mean_share(flags: Tensor) -> Tensor:
+    """Share of True among flags (N,), a scalar; 0 without any."""
+    return flags.sum() / max(1, len(flags))
 
 
 def _uniform(

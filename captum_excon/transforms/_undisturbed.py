@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
@@ -157,11 +158,12 @@ def explain(
 
     Returns:
         (N, 1, H, W) float32 without gradients: the explainer's maps summed over channels, resized
-        bilinearly.
+        bilinearly. The explainer is not called for an empty batch.
 
     Raises:
-        TypeError: If the explainer is neither an attribution nor callable, or returns no tensor.
-        ValueError: If its maps are not (N, K, h, w).
+        TypeError: The images are not floating point, or the explainer is neither an attribution
+            nor callable, or does not return a tensor.
+        ValueError: Its maps are not (N, K, h, w).
 
     Example:
         >>> from captum.attr import LayerGradCam
@@ -171,6 +173,9 @@ def explain(
         torch.Size([2, 1, 8, 8])
     """
     size = size or (images.shape[-2], images.shape[-1])
+    check_floating(images)
+    if not len(images):
+        return images.new_zeros((0, 1, *size), dtype=torch.float32)
     with torch.inference_mode(False), torch.enable_grad():
         # No leaf, since models whose first operation works in place may not change one.
         inputs = _ordinary(images.detach()).requires_grad_().clone()
@@ -190,6 +195,15 @@ def explain(
     return to_maps(maps, len(images), size, name)
 
 
+def check_floating(images: Tensor) -> None:
+    """Raises TypeError for images that no model takes and no gradient reaches."""
+    if not images.is_floating_point():
+        raise TypeError(
+            f"images must be floating point to be explained, but found {images.dtype}; apply "
+            "v2.ToDtype(torch.float32, scale=True) first"
+        )
+
+
 def _ordinary(tensor: Tensor) -> Tensor:
     """A tensor that autograd takes, which those made in inference mode are not."""
     return tensor.clone() if tensor.is_inference() else tensor
@@ -202,5 +216,13 @@ def to_maps(maps: Tensor, count: int, size: tuple[int, int], source: str = "maps
             f"{source} must be of shape ({count}, channels, height, width), one map for each "
             f"image, but found {tuple(maps.shape)}. For layers that emit tokens or have their "
             "channels last, give the attribution a reshape_transform."
+        )
+    if not maps.shape[1]:
+        raise ValueError(f"{source} must have at least one channel, but no channels are left")
+    if maps.shape[2:] == (1, 1) != tuple(size):
+        warnings.warn(
+            f"{source} are 1x1, so they do not tell pixels apart and leave images of "
+            f"{size[0]}x{size[1]} unmasked; explain an earlier layer or use larger images",
+            stacklevel=2,
         )
     return resize(maps.detach().float().sum(1, keepdim=True), size)

@@ -15,6 +15,7 @@ from captum_excon.transforms._region import (
     check_region,
     displaced,
     kept_area,
+    mean_share,
     salient_region,
 )
 from captum_excon.transforms._undisturbed import Classifier, Explainer, Mode
@@ -144,10 +145,10 @@ class EDDA(ExplainingModule):
             The copies with their targets, on the images' device.
 
         Raises:
-            ValueError: If the shapes do not belong together.
+            TypeError: The images are not floating point.
+            ValueError: The shapes do not belong together.
         """
-        if images.ndim != 4:
-            raise ValueError(f"images must be (N, C, H, W), but found {tuple(images.shape)}")
+        self.check_images(images)
         if labels.ndim != 2 or self.target == "label":
             self.check_labels(labels, images)
         with self.undisturbed():
@@ -173,7 +174,7 @@ class EDDA(ExplainingModule):
             constant=constant,
             correct=correct,
             statistics={
-                "correct_rate": correct.float().mean(),
+                "correct_rate": mean_share(correct),
                 "kept_area": kept_area(region, constant),
                 "constant_maps": constant.sum(),
             },

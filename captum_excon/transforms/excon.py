@@ -9,7 +9,7 @@ from torch import Tensor
 
 from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._fill import Fill, fill_values, occlude
-from captum_excon.transforms._region import check_region, kept_area, salient_region
+from captum_excon.transforms._region import check_region, kept_area, mean_share, salient_region
 from captum_excon.transforms._undisturbed import Classifier, Explainer, Mode
 
 __all__ = ["ExConBatch", "ExConViews"]
@@ -125,12 +125,14 @@ class ExConViews(ExplainingModule):
             The views with their labels, on the images' device.
 
         Raises:
-            ValueError: If the shapes do not belong together.
+            TypeError: The images are not floating point.
+            ValueError: The shapes do not belong together.
         """
-        if not standard.shape == random1.shape == random2.shape or standard.ndim != 4:
+        self.check_images(standard, random1, random2)
+        if not standard.shape == random1.shape == random2.shape:
             raise ValueError(
-                "standard, random1 and random2 must be batches (N, C, H, W) of one shape, but "
-                f"found {[tuple(x.shape) for x in (standard, random1, random2)]}"
+                "standard, random1 and random2 must be batches of one shape, but found "
+                f"{[tuple(x.shape) for x in (standard, random1, random2)]}"
             )
         self.check_labels(labels, standard)
         labels = labels.long()
@@ -145,7 +147,7 @@ class ExConViews(ExplainingModule):
         views = torch.stack([view, random1], 1)
         rejected = ~accepted & ~constant & self.background
         statistics = {
-            "acceptance_rate": accepted.float().mean(),
+            "acceptance_rate": mean_share(accepted),
             "backgrounds": rejected.sum(),
             "kept_area": kept_area(region, constant),
             "constant_maps": constant.sum(),

@@ -38,7 +38,7 @@ class Saliency(tv_tensors.Mask):
     A map is a kind of `tv_tensors.Mask`, so that v2 refuses it with an error where it refuses
     masks, and never moves an image and leaves the map behind: `v2.RandAugment` and its relatives,
     `v2.MixUp`, `v2.CutMix`, `v2.FiveCrop`, `v2.TenCrop`. `v2.RandomErasing` warns that it passes
-    the map through.
+    the map through. It is not the mask of an instance: `v2.SanitizeBoundingBoxes` leaves it alone.
 
     As with every TVTensor, arithmetic gives plain tensors. Unlike others, maps stay maps in
     `torch.utils.data.default_collate`, so that transforms of a batch still find them.
@@ -91,6 +91,20 @@ class Saliency(tv_tensors.Mask):
                 f"a saliency map has the shape (..., H, W), but found {tuple(saliency.shape)}"
             )
         return saliency
+
+    def __getitem__(self, index: Any) -> Any:
+        """Indexes like a tensor, but selects by a mask from batches (N, 1, H, W) only.
+
+        `v2.SanitizeBoundingBoxes` selects like this from instance masks, and passes on what raises
+        IndexError: the map, which belongs to the image and not to its boxes.
+        """
+        by_mask = isinstance(index, Tensor) and index.dtype == torch.bool and index.ndim == 1
+        if by_mask and self.ndim < 4:
+            raise IndexError(
+                f"a mask selects from a batch of maps (N, 1, H, W), but this one is "
+                f"{tuple(self.shape)}; use as_subclass(torch.Tensor) to index it as a tensor"
+            )
+        return super().__getitem__(index)
 
 
 def _register(functional: Callable[..., Any], kernel: Callable[..., Tensor], **fixed: Any) -> None:

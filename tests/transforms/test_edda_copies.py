@@ -188,3 +188,21 @@ def test_inputs_that_do_not_belong_together_are_refused() -> None:
         EDDA(Brightest(), first_channel, target="label")(x, torch.ones(4, 3))
     with pytest.raises(ValueError, match=r"maps must be of shape \(4, channels"):
         EDDA(Brightest(), first_channel)(x, LABELS, maps=x[:, 0])
+
+
+def test_integer_images_are_refused_with_the_remedy() -> None:
+    x = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    with pytest.raises(TypeError, match=r"uint8.*v2.ToDtype\(torch.float32, scale=True\)"):
+        EDDA(Brightest(), first_channel)(x, LABELS)
+
+
+@pytest.mark.parametrize("options", [{}, {"placement": "shift"}, {"placement": "shuffle"}])
+@pytest.mark.parametrize("fill", ["mean", "blur", "noise", 0.0])
+def test_an_empty_batch_has_empty_copies_and_no_statistics_of_nan(options, fill) -> None:
+    model = Unsteady()
+    augment = EDDA(model, LayerGradCam(model, model.body), fill=fill, **options)
+    batch = augment(torch.zeros(0, 3, 8, 8), LABELS[:0])
+    assert batch.keep.shape == batch.drop.shape == (0, 3, 8, 8)
+    assert batch.region.shape == (0, 1, 8, 8)
+    assert batch.explained.shape == batch.constant.shape == batch.correct.shape == (0,)
+    assert {value.item() for value in batch.statistics.values()} == {0}

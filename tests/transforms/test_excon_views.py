@@ -285,3 +285,19 @@ def test_inputs_that_do_not_belong_together_are_refused() -> None:
         views(standard, random1, random2, HAND_LABELS[:1])
     with pytest.raises(TypeError, match="classifier must be a module or a function"):
         ExConViews("resnet", first_channel)
+
+
+def test_integer_images_are_refused_with_the_remedy() -> None:
+    standard = torch.zeros(3, 4, 2, 2, 2, dtype=torch.uint8)
+    with pytest.raises(TypeError, match=r"uint8.*v2.ToDtype\(torch.float32, scale=True\)"):
+        ExConViews(Brightest(), first_channel)(*standard, HAND_LABELS)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_an_empty_batch_has_empty_views_and_no_statistics_of_nan(background) -> None:
+    model = Unsteady()
+    views = ExConViews(model, LayerGradCam(model, model.body), background=background)
+    batch = views(*torch.zeros(3, 0, 3, 8, 8), LABELS[:0])
+    assert batch.views.shape == (0, 2, 3, 8, 8)
+    assert batch.labels.shape == batch.accepted.shape == batch.background.shape == (0,)
+    assert {value.item() for value in batch.statistics.values()} == {0}

@@ -238,3 +238,38 @@ def test_samples_that_lack_something_are_refused_with_the_remedy() -> None:
         explaining(x, torch.rand(4, 3))
     with pytest.raises(ValueError, match="has 2 of that kind"):
         explaining(x, LABELS, torch.arange(4))
+
+
+def test_a_map_that_is_empty_is_refused() -> None:
+    image, saliency = golden_sample()
+    with pytest.raises(ValueError, match="no channels"):
+        ExplanationMask()(image, Saliency(saliency.as_subclass(torch.Tensor)[:0]))
+
+
+def test_integer_images_are_masked_by_ready_made_maps_and_not_explained() -> None:
+    x = tv_tensors.Image(torch.tensor([[[5, 6], [7, 8]]], dtype=torch.uint8))
+    kept, _ = ExplanationMask(fill=9)(x, golden_sample()[1])
+    assert kept.dtype == torch.uint8
+    assert kept.tolist() == [[[9, 9], [9, 8]]]
+    with pytest.raises(TypeError, match=r"uint8.*v2.ToDtype\(torch.float32, scale=True\)"):
+        ExplanationMask(first_channel)(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), LABELS)
+
+
+def test_maps_of_a_single_pixel_are_warned_of() -> None:
+    x = images(4, 3, 8, 8)
+    mask = ExplanationMask(lambda x, _: x.mean((2, 3), keepdim=True))
+    with pytest.warns(UserWarning, match="1x1.*earlier layer"):
+        masked, _ = mask(x, LABELS)
+    assert torch.equal(masked, x)
+    assert mask.constant_maps == 4
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_ratio": 0.3}])
+@pytest.mark.parametrize("cls", [ExplanationMask, RandomOcclusion])
+def test_an_empty_batch_stays_empty(cls, options) -> None:
+    model = Unsteady()
+    mask = cls(LayerGradCam(model, model.body), **options)
+    masked, labels = mask(torch.zeros(0, 3, 8, 8), LABELS[:0])
+    assert masked.shape == (0, 3, 8, 8)
+    assert labels.shape == (0,)
+    assert mask.constant_maps == 0

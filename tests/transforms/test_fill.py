@@ -82,3 +82,20 @@ def test_only_the_region_changes() -> None:
     where = torch.rand(2, 1, 4, 4) > 0.5
     changed = (occlude(x, where, fill_values(x, 9.0)) != x).all(1, keepdim=True)
     assert torch.equal(changed, where)
+
+
+@pytest.mark.parametrize("fill", [-1, 0.5, 256.0, float("nan")])
+def test_a_number_that_the_images_dtype_cannot_hold_is_refused(fill) -> None:
+    with pytest.raises(ValueError, match="whole number from 0 to 255"):
+        fill_values(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), fill)
+
+
+def test_a_functions_values_are_rounded_and_clipped_to_integer_images() -> None:
+    images = torch.zeros(1, 1, 1, 3, dtype=torch.uint8)
+    values = fill_values(images, lambda _: torch.tensor([-1.0, 1.6, 300.0]))
+    assert values.flatten().tolist() == [0, 2, 255]
+
+
+@pytest.mark.parametrize("fill", [0, "mean", "blur", "noise"])
+def test_an_empty_batch_is_filled_with_nothing(fill) -> None:
+    assert fill_values(torch.zeros(0, 3, 4, 4), fill).shape == (0, 3, 4, 4)

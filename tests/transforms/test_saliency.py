@@ -1,3 +1,4 @@
+import collections
 import copy
 import inspect
 import pickle
@@ -524,3 +525,54 @@ def test_batches_of_a_loader_hold_maps_that_still_move(workers):
 def test_collating_maps_of_different_sizes_is_torchs_own_error():
     with pytest.raises(RuntimeError, match="equal size"):
         default_collate([Saliency(ramp(1, 4, 4)), Saliency(ramp(1, 5, 5))])
+
+
+def detection_sample(seed: int) -> tuple[tv_tensors.Image, dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    corner = 60 * torch.rand(1, 2, generator=generator)
+    boxes = torch.cat([corner, corner + 1.2], 1)  # small enough for a crop to cut below one pixel
+    image = tv_tensors.Image(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8))
+    target = {
+        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(64, 64)),  # type: ignore[call-arg, arg-type]
+        "labels": torch.ones(1, dtype=torch.int64),
+        "map": Saliency(ramp(1, 64, 64)),
+    }
+    return image, target
+
+
+def test_torchvisions_detection_recipe_keeps_the_map_of_an_image_that_loses_its_box():
+    recipe = v2.Compose(  # references/detection/presets.py, "ssd"
+        [
+            v2.RandomPhotometricDistort(),
+            v2.RandomZoomOut(fill=collections.defaultdict(lambda: 123, {tv_tensors.Mask: 0})),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(),
+            v2.ConvertBoundingBoxFormat(tv_tensors.BoundingBoxFormat.XYXY),
+            v2.SanitizeBoundingBoxes(),
+        ]
+    )
+    torch.manual_seed(0)
+    lost = 0
+    for seed in range(40):
+        image, target = recipe(*detection_sample(seed))
+        lost += len(target["boxes"]) == 0
+        assert target["map"].shape == (1, *image.shape[-2:])
+    assert lost > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 8)])
+def test_a_map_is_not_an_instances_mask_where_there_is_one_box(shape):
+    boxes = tv_tensors.BoundingBoxes([[5.0, 5.0, 5.0, 5.0]], format="XYXY", canvas_size=(8, 8))  # type: ignore[call-arg, arg-type]
+    saliency, mask = Saliency(ramp(*shape)), tv_tensors.Mask(torch.ones(1, 8, 8))
+    left = v2.SanitizeBoundingBoxes(labels_getter=None)({"b": boxes, "s": saliency, "m": mask})
+    assert left["b"].shape == (0, 4)
+    assert left["m"].shape == (0, 8, 8)
+    assert left["s"] is saliency
+
+
+def test_maps_of_a_batch_are_selected_by_a_mask_and_one_map_is_not():
+    chosen = torch.tensor([True])
+    assert Saliency(ramp(1, 1, 4, 4))[chosen].shape == (1, 1, 4, 4)
+    assert Saliency(ramp(1, 4, 4))[0].shape == (4, 4)
+    with pytest.raises(IndexError, match=r"as_subclass\(torch.Tensor\)"):
+        Saliency(ramp(1, 4, 4))[chosen]
