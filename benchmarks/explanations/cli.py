@@ -271,7 +271,11 @@ def _report(folder: Path, gallery: bool, model: Model | None = None) -> Path:
 
     plan = read_plan(folder)
     items = open_items(plan, model or open_model(plan.config))
-    return write_report(folder, pictures=lambda number: items[number].pixels)
+    return write_report(
+        folder,
+        pictures=lambda number: items[number].pixels,
+        masks=lambda number: items[number].mask,
+    )
 
 
 def _talk(quiet: bool, plain: bool) -> Talk:

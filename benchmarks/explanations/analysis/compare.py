@@ -100,8 +100,7 @@ def compare(old: Path, new: Path, *, correction: str = "holm") -> int:
     for note in found.notes:
         print(f"note  {note}")
     for change in found.changes:
-        if change.verdict:
-            print(change)
+        print(change)
     gains = sum(change.verdict == "gain" for change in found.changes)
     print(
         f"{len(found.losses)} losses, {gains} gains and "

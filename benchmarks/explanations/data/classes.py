@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from benchmarks.explanations.config import Matching
@@ -12,6 +13,7 @@ from captum_excon.errors import UserError
 from captum_excon.models.factory import Model
 
 UNKNOWN = -1
+_IMAGENET_ID = r"n\d{8}"
 
 
 def match_classes(
@@ -36,7 +38,7 @@ def match_classes(
     """
     outputs = model.probabilities(model.blank()).numel()
     if how == "auto":
-        how = "wnid" if all(re.fullmatch(r"n\d{8}", name) for name in names) else "name"
+        how = "wnid" if all(re.fullmatch(_IMAGENET_ID, name) for name in names) else "name"
     if how == "order" and numbered:
         return _own_numbers(names, model, outputs)
     if how == "order":
@@ -62,6 +64,21 @@ def match_classes(
     return found
 
 
+def readable(name: str) -> str:
+    """Returns what ImageNet calls the class of an id, and any other name as it is.
+
+    Example:
+        >>> readable("n01440764"), readable("tench")
+        ('tench, Tinca tinca', 'tench')
+    """
+    if not re.fullmatch(_IMAGENET_ID, name):
+        return name
+    try:
+        return str(_imagenet().label_name_to_description(name))
+    except (UserError, KeyError):  # without timm, or beyond the thousand classes
+        return name
+
+
 def _own_numbers(names: Sequence[str], model: Model, outputs: int) -> list[int]:
     numbers = [int(name) for name in names]
     if beyond := [number for number in numbers if not 0 <= number < outputs]:
@@ -74,17 +91,21 @@ def _own_numbers(names: Sequence[str], model: Model, outputs: int) -> list[int]:
 
 
 def _imagenet_ids(model: Model, outputs: int) -> dict[str, int]:
-    try:
-        timm: Any = importlib.import_module("timm.data")
-    except ImportError as error:
-        raise UserError("matching ImageNet ids needs timm: pip install timm") from error
-    info = timm.ImageNetInfo()
+    info = _imagenet()
     if info.num_classes() != outputs:
         raise UserError(
             f"the data's classes are ImageNet ids, but {model.name} has {outputs} outputs and not "
             f"{info.num_classes()}; set data.classes=order if these are the data's own classes"
         )
     return {info.index_to_label_name(number): number for number in range(outputs)}
+
+
+@cache
+def _imagenet() -> Any:
+    try:
+        return importlib.import_module("timm.data").ImageNetInfo()
+    except ImportError as error:
+        raise UserError("matching ImageNet ids needs timm: pip install timm") from error
 
 
 def _names(model: Model) -> dict[str, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from benchmarks.explanations.config import Config, GridData, SyntheticData
-from benchmarks.explanations.data.classes import match_classes
+from benchmarks.explanations.data.classes import match_classes, readable
 from benchmarks.explanations.data.mosaics import CELLS, cell_mask, mosaic
 from benchmarks.explanations.data.readers import Source, open_source
 from captum_excon.errors import UserError
@@ -40,11 +40,11 @@ class PlannedItem:
         source: What it is of, the same on any machine; the class is part of it where an image has
             several.
         image: Which image it is of, without the class: items of one image do not count as several
-            images. For a mosaic the same as ``source``.
+            images. For a mosaic the explained photograph.
         rows: Names of the data's rows: one, or those of a mosaic's cells.
         position: Which of ``rows`` is explained.
         label: The explained row's class, as a number of the model's output.
-        name: That class's name in the data.
+        name: That class's name in the data, or in ImageNet where the data have its ids.
         predicted: The model's class of the whole item.
         target: The explained class.
         probability: That the model gives to the target.
@@ -128,8 +128,8 @@ class Views:
         self._model = model
 
     def class_name(self, row: int) -> str:
-        """The data's name for a row's class."""
-        return self.source.class_names[self.source.labels[row]]
+        """A row's class as people call it."""
+        return readable(self.source.class_names[self.source.labels[row]])
 
     def __getitem__(self, row: int) -> View:
         pixels = self._model.geometry(self.source.picture(row))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import torch
@@ -41,13 +41,17 @@ def select_items(
             if _enough(config, found):
                 break
     if not found:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         raise UserError(
-            f"none of the {len(views.labels)} rows of {views.source.dataset} is suitable: {reasons}"
+            f"none of the {len(views.labels)} rows of {views.source.dataset} is suitable: "
+            f"{_listed(skipped)}"
         )
     if isinstance(config.data, GridData):
-        return _mosaics(config, views, model, found), dict(skipped)
+        return _mosaics(config, views, model, found, skipped), dict(skipped)
     return tuple(found), dict(skipped)
+
+
+def _listed(skipped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in skipped.items()) or "none"
 
 
 def _enough(config: Config, found: list[PlannedItem]) -> bool:
@@ -107,22 +111,35 @@ def _rejected(config: Config, correct: bool, probability: float) -> str | None:
     grid = isinstance(config.data, GridData)
     if not correct and (grid or config.protocol.only_correct):
         return "classified wrongly"
-    least = config.data.min_probability if isinstance(config.data, GridData) else 0
-    if probability < max(least, config.protocol.min_probability):
-        return "below min_probability"
-    return None
+    least = {"protocol.min_probability": config.protocol.min_probability}
+    if isinstance(config.data, GridData):
+        least["data.min_probability"] = config.data.min_probability
+    name = max(least, key=lambda name: least[name])
+    return f"less probable than {name}={least[name]}" if probability < least[name] else None
 
 
 def _mosaics(
-    config: Config, views: Views, model: Model, singles: list[PlannedItem]
+    config: Config,
+    views: Views,
+    model: Model,
+    singles: list[PlannedItem],
+    skipped: Mapping[str, int],
 ) -> tuple[PlannedItem, ...]:
+    count, dataset = config.data.count, views.source.dataset
     try:
-        drawn = draw_mosaics([s.label for s in singles], config.data.count, config.data.seed)
+        drawn = draw_mosaics([s.label for s in singles], count, config.data.seed)
     except ValueError as error:
         raise UserError(
-            f"{views.source.dataset}: {error} among {len(singles)} suitable images; add images, or "
-            "lower data.min_probability"
+            f"{dataset}: {error}, in the {len(singles)} suitable of {len(views.labels)} images "
+            f"(passed over: {_listed(skipped)}); add images of other classes, or lower "
+            "data.min_probability"
         ) from error
+    different = next((i for i, found in enumerate(drawn) if found in drawn[:i]), count)
+    if different < count:
+        raise UserError(
+            f"{dataset}: {count} mosaics of {len(singles)} suitable images would repeat "
+            f"themselves; set data.count to {different} at most, or add images"
+        )
     outline = []
     for number, (cells, position) in enumerate(drawn):
         single = singles[cells[position]]
@@ -132,7 +149,7 @@ def _mosaics(
             PlannedItem(
                 number,
                 source,
-                source,
+                single.image,  # mosaics that explain one photograph are not independent
                 rows,
                 position,
                 single.label,

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor
 
 from benchmarks.explanations.analysis import names
 from benchmarks.explanations.analysis.run import Run
 from captum_excon.visualization import overlay
 
 Pictures = Callable[[int], Image.Image]
+Masks = Callable[[int], Tensor | None]
 
 # The first that the run has decides what is best and worst.
 RANKED_BY = ("ebpg", "bbox", "miou", "abpc", "insertion", "deletion")
@@ -59,12 +62,16 @@ class Gallery:
     methods: dict[str, list[Strip]]
 
 
-def build(run: Run, pictures: Pictures, *, seed: int = 0) -> Gallery:
+def build(
+    run: Run, pictures: Pictures, masks: Masks = lambda item: None, *, seed: int = 0
+) -> Gallery:
     """Chooses the images, and draws.
 
     Args:
         run: The run.
         pictures: From an item's number to its RGB picture as the model saw it.
+        masks: From an item's number to where the object is, (1, H, W) bool, which every tile
+            outlines; None where it is not known.
         seed: Chooses the random images.
     """
     valued = run.scores[run.scores["value"].notna()]
@@ -72,7 +79,7 @@ def build(run: Run, pictures: Pictures, *, seed: int = 0) -> Gallery:
     metric = next((m for m in RANKED_BY if m in metrics), metrics[0])
     scores = run.scores[run.scores["metric"] == metric]
     explainers = sorted(run.scores["explainer"].unique(), key=lambda n: (n in run.controls, n))
-    artist = _Artist(run, pictures)
+    artist = _Artist(run, pictures, masks)
     items = np.array(sorted(run.scores["item"].unique()))
     chosen = np.random.default_rng(seed).permutation(items)[:RANDOM_IMAGES]
     return Gallery(
@@ -119,9 +126,10 @@ def _beside(method: str, explainers: list[str]) -> list[str]:
 class _Artist:
     """Draws strips; the photographs and the classes come from the run."""
 
-    def __init__(self, run: Run, pictures: Pictures) -> None:
+    def __init__(self, run: Run, pictures: Pictures, masks: Masks) -> None:
         self._run = run
         self._pictures = pictures
+        self._masks = masks
         self._classes = run.scores.groupby("item")["class_name"].first().to_dict()
 
     def strip(self, kind: str, item: int, explainers: list[str]) -> Strip:
@@ -131,11 +139,13 @@ class _Artist:
         label = self._classes.get(item)
         alt = f"item {item}" + (f", {label}" if label is not None else "")
         title = f"{kind}; {alt}" if kind else alt
-        tiles = [Tile("image", alt, _data_uri(picture))]
-        tiles += [self._tile(picture, name, item, alt) for name in explainers]
+        pixels = torch.from_numpy(np.array(picture)).movedim(-1, 0)
+        mask = self._masks(item)
+        tiles = [Tile("image", alt, _data_uri(_outlined(pixels, mask)))]
+        tiles += [self._tile(pixels, mask, name, item, alt) for name in explainers]
         return Strip(title, tiles)
 
-    def _tile(self, picture: Image.Image, name: str, item: int, alt: str) -> Tile:
+    def _tile(self, pixels: Tensor, mask: Tensor | None, name: str, item: int, alt: str) -> Tile:
         path = self._run.maps(name, item)
         control = name in self._run.controls
         if not path.exists():
@@ -143,13 +153,33 @@ class _Artist:
         saliency = torch.from_numpy(np.load(path, allow_pickle=False)).float()
         if not bool(saliency.isfinite().all()):
             return Tile(name, "NaN or infinite", None, control)
-        pixels = torch.from_numpy(np.array(picture)).movedim(-1, 0)
         drawn = overlay(pixels, saliency.reshape(1, *saliency.shape[-2:]))
-        image = Image.fromarray(drawn.movedim(0, -1).numpy())
-        return Tile(name, f"map of {name} on {alt}", _data_uri(image), control)
+        return Tile(name, f"map of {name} on {alt}", _data_uri(_outlined(drawn, mask)), control)
 
 
-def _data_uri(image: Image.Image) -> str:
+def _outlined(pixels: Tensor, mask: Tensor | None) -> Tensor:
+    """Draws a white line on the inner edge of a mask, and a black one beside it.
+
+    Args:
+        pixels: (3, H, W) uint8.
+        mask: (1, h, w) bool, of any size; None for no line.
+    """
+    if mask is None or mask.all():
+        return pixels
+    inside = F.interpolate(mask[None].float(), pixels.shape[1:], mode="area")[0] > 0.5
+    inner = _shrunk(inside)
+    core = _shrunk(inner)
+    return pixels.where(~(inner & ~core), 0).where(~(inside & ~inner), 255)
+
+
+def _shrunk(mask: Tensor) -> Tensor:
+    """Takes off the pixels at the edge of a mask and of the picture."""
+    outside = F.pad(~mask, (1, 1, 1, 1), value=True).float()
+    return F.max_pool2d(outside, 3, 1) == 0
+
+
+def _data_uri(pixels: Tensor) -> str:
     file = io.BytesIO()
+    image = Image.fromarray(pixels.movedim(0, -1).numpy())
     image.save(file, "JPEG", quality=_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -8,13 +8,15 @@ from pathlib import Path
 from benchmarks.explanations.analysis.run import Run, load_run
 from benchmarks.explanations.analysis.summaries import Analysis, analyse
 from benchmarks.explanations.report import exports, layout, page
-from benchmarks.explanations.report.gallery import Pictures, build
+from benchmarks.explanations.report.gallery import Masks, Pictures, build
 from captum_excon._files import check_writable, written_whole
 from captum_excon._messages import one_line
 from captum_excon.errors import UserError
 
 
-def write_report(run_folder: Path, *, pictures: Pictures | None = None) -> Path:
+def write_report(
+    run_folder: Path, *, pictures: Pictures | None = None, masks: Masks = lambda item: None
+) -> Path:
     """Writes ``run_folder/report``: ``index.html``, CSV, JSON, Markdown and LaTeX.
 
     The report is a function of the run's records, maps and plan alone: written again, it is the
@@ -24,6 +26,7 @@ def write_report(run_folder: Path, *, pictures: Pictures | None = None) -> Path:
         run_folder: A run with scores, complete or not.
         pictures: From an item's number to its RGB picture as the model saw it, for the gallery;
             None for a report without any picture of the data.
+        masks: From an item's number to where the object is, which the gallery outlines.
 
     Returns:
         The page.
@@ -35,7 +38,7 @@ def write_report(run_folder: Path, *, pictures: Pictures | None = None) -> Path:
     try:
         found = analyse(run)
         tables = _tables(run, found)
-        gallery = None if pictures is None else build(run, pictures)
+        gallery = None if pictures is None else build(run, pictures, masks)
         html = page.render(run, found, tables, gallery)
     except ValueError as error:
         raise UserError(f"{run_folder}: {one_line(error)}") from error

@@ -53,6 +53,7 @@ def full(levels, noise, seed, images=20):
                 yield record(item, explainer, metric, float(values[item]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_one_collapse_among_all_explainers_and_metrics_of_a_full_run_is_a_loss(
     tmp_path, noise, capsys
@@ -65,6 +66,16 @@ def test_one_collapse_among_all_explainers_and_metrics_of_a_full_run_is_a_loss(
     # All values have noise or only one has changed, and no value has come or gone.
     changed = 390 if noise else 1
     assert f"for {changed} comparisons; in {780 - changed} more nothing differs" in told
+
+
+def test_every_figure_that_differs_is_printed_significant_or_not(tmp_path, capsys):
+    old = list(scores(4, metrics=METRICS))
+    new = [found | {"value": found["value"] + 0.01} for found in old]
+    compare(*runs(tmp_path, old, new))
+    told = capsys.readouterr().out
+    (line,) = [line for line in told.splitlines() if "poor, ebpg" in line]
+    assert line.startswith("same  poor, ebpg (higher is better): 0.")
+    assert "difference 0.010 [0.010 to 0.010], p = " in line
 
 
 def test_what_is_the_same_in_both_runs_does_not_weaken_the_test_of_the_rest(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.explanations.data.classes import UNKNOWN, match_classes
+from benchmarks.explanations.data.classes import UNKNOWN, match_classes, readable
 from captum_excon.errors import UserError
 from captum_excon.models.factory import Model
 
@@ -59,3 +59,9 @@ def test_a_number_that_is_no_output_is_refused(number):
 def test_classes_that_cannot_be_matched_are_refused(names, tiny, how, message):
     with pytest.raises(UserError, match=message):
         match_classes(names, tiny, how)
+
+
+def test_an_imagenet_id_is_shown_by_its_name_and_an_unknown_id_as_it_is():
+    assert readable("n01440764") == "tench, Tinca tinca"
+    assert readable("n00000000") == "n00000000"
+    assert readable("tench") == "tench"

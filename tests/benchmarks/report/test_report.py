@@ -1,16 +1,20 @@
+import base64
 import csv
+import io
 import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from helpers.report_runs import METRICS, QUALITY, explained, record, replaced, scores, write_run
 from PIL import Image
 
 from benchmarks.explanations.analysis.run import load_run
 from benchmarks.explanations.analysis.summaries import analyse
 from benchmarks.explanations.report import write_report
+from benchmarks.explanations.report.gallery import build
 from benchmarks.explanations.report.layout import failure_table, quality_tables, text_of
 from benchmarks.explanations.report.svg import HEIGHT, Line, Point, scatter
 from captum_excon.errors import UserError
@@ -306,6 +310,31 @@ def test_the_gallery_shows_best_median_and_worst_beside_controls(tmp_path):
     ]
     assert "NaN or infinite" in text
     assert 'class="tile control"' in text
+
+
+def test_every_tile_outlines_the_object(tmp_path):
+    records = [record(0, name, "ebpg", 0.5) for name in ("good", "random")]
+    run = write_run(tmp_path / "run", records, 1, maps=("good", "random"))
+    mask = torch.zeros(1, 64, 64, dtype=torch.bool)
+    mask[:, :32, :32] = True
+    grey = Image.new("RGB", (64, 64), (100, 100, 100))
+    drawn = [
+        build(load_run(run), lambda item: grey, masks).random[0].tiles
+        for masks in (lambda item: None, lambda item: mask)
+    ]
+    for plain, outlined in zip(*drawn, strict=True):
+        before, after = (pixels_of(tile).astype(int) for tile in (plain, outlined))
+        inside = np.abs(after - before)[:32, :32].max(2)
+        # JPEG smears a line over its neighbours.
+        assert inside[:2].mean() > 50
+        assert inside[:, -2:].mean() > 50
+        assert inside[8:24, 8:24].mean() < 15
+        assert np.abs(after - before)[40:, 40:].mean() < 5
+
+
+def pixels_of(tile):
+    data = base64.b64decode(tile.source.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data)))
 
 
 def test_only_the_records_of_the_plans_configuration_count(tmp_path):

@@ -1,6 +1,7 @@
 """Selecting items, keeping them, and opening them as the model sees them."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,15 +9,21 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.explanations.analysis.run import load_run
+from benchmarks.explanations.analysis.summaries import analyse
 from benchmarks.explanations.config import Config
 from benchmarks.explanations.data.items import Views
 from benchmarks.explanations.data.synthetic import CLASSES, SyntheticObjects
-from benchmarks.explanations.stages.common import common_fields
+from benchmarks.explanations.stages.common import Shard, common_fields
 from benchmarks.explanations.stages.cost import estimate_cost
+from benchmarks.explanations.stages.explain import explain
 from benchmarks.explanations.stages.model import open_model
 from benchmarks.explanations.stages.plan import make_plan, open_items, read_plan
+from benchmarks.explanations.stages.score import score
 from captum_excon._provenance import weights_hash
 from captum_excon.errors import UserError
+
+WHOLE = Shard()
 
 
 def config(data=None, protocol=None, **settings):
@@ -197,7 +204,6 @@ def test_a_mosaic_explains_the_class_of_one_cell(folder, tmp_path):
     model = open_model(settings)
     plan = make_plan(tmp_path / "run", settings, model, progress=False)
     assert len(plan.items) == 10
-    assert all(item.image == item.source for item in plan.items)
     assert "rising/0.png" not in {row for item in plan.items for row in item.rows}
     items = open_items(plan, model)
     for number, item in enumerate(items):
@@ -208,6 +214,26 @@ def test_a_mosaic_explains_the_class_of_one_cell(folder, tmp_path):
         assert item.mask.sum() == 24 * 24
         probability = model.probabilities(item.image[None])[item.target]
         assert item.planned.probability == pytest.approx(float(probability))
+
+
+def test_mosaics_that_explain_one_photograph_are_items_of_that_photograph(folder, tmp_path):
+    settings = config({"kind": "grid", "path": str(folder), "count": 10})
+    plan = make_plan(tmp_path / "run", settings, progress=False)
+    assert [item.image for item in plan.items] == [i.rows[i.position] for i in plan.items]
+    assert len({item.image for item in plan.items}) == 7
+    explain(tmp_path / "run", WHOLE)
+    score(tmp_path / "run", WHOLE)
+    summary = analyse(load_run(tmp_path / "run")).summary
+    assert summary["images"].tolist() == [7]
+
+
+def test_a_count_that_repeats_mosaics_is_refused(folder, tmp_path):
+    data = {"kind": "grid", "path": str(folder), "count": 99}
+    with pytest.raises(UserError, match=r"set data.count to (\d+) at most") as caught:
+        make_plan(tmp_path / "run", config(data), progress=False)
+    most = int(re.search(r"to (\d+) at most", str(caught.value))[1])
+    plan = make_plan(tmp_path / "run", config({**data, "count": most}), progress=False)
+    assert len({(item.rows, item.position) for item in plan.items}) == most
 
 
 def test_full_cells_are_the_images_as_they_are(folder, tmp_path):
@@ -222,8 +248,17 @@ def test_full_cells_are_the_images_as_they_are(folder, tmp_path):
 def test_too_few_classes_for_a_mosaic_are_refused(folder, tmp_path):
     for path in (folder / "falling").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="needs 4 classes, but found 3 among 5 suitable images"):
+    message = r"needs 4 classes, but found 3, in the 5 suitable of 6 images .*classified wrongly"
+    with pytest.raises(UserError, match=message):
         make_plan(tmp_path / "run", config({"kind": "grid", "path": str(folder)}), progress=False)
+
+
+def test_photographs_that_the_model_doubts_are_counted_with_the_setting_that_decides(
+    folder, tmp_path
+):
+    data = {"kind": "grid", "path": str(folder), "min_probability": 1.0}
+    with pytest.raises(UserError, match=r"7 less probable than data.min_probability=1.0"):
+        make_plan(tmp_path / "run", config(data), progress=False)
 
 
 def test_other_explainers_and_metrics_keep_the_items(tmp_path):
