@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ScoreCAM,
     )
     from captum_excon.layers import SelectedLayer, select_layers, tokens_to_map
+    from captum_excon.models import load_image, load_model
     from captum_excon.targets import callable_targets
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "SelectedLayer",
     "__version__",
     "callable_targets",
+    "load_image",
+    "load_model",
     "select_layers",
     "tokens_to_map",
 ]
@@ -38,6 +41,8 @@ _MODULES = {
     "select_layers": "layers",
     "tokens_to_map": "layers",
     "callable_targets": "targets",
+    "load_image": "models",
+    "load_model": "models",
 }
 
 

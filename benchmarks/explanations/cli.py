@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.explanations.stages.common import Outcome
     from benchmarks.explanations.stages.plan import Plan
     from benchmarks.explanations.stages.progress_mode import Talk
-    from captum_excon.models.factory import Model
+    from captum_excon.models import Model
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -36,7 +36,7 @@ from captum_excon._files import read_image
 from captum_excon._provenance import provenance
 from captum_excon.metrics import deletion
 from captum_excon.metrics.scorer import default_rows
-from captum_excon.models.factory import Model, load_model
+from captum_excon.models import Model, load_model
 
 
 class PixelFlipping(quantus.PixelFlipping):

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from captum_excon import AdaptiveHybridCAM, MultiLayerSISE, select_layers
 from captum_excon._files import read_image
 from captum_excon._provenance import provenance
-from captum_excon.models.factory import load_model
+from captum_excon.models import load_model
 
 PHOTOGRAPHS = ("chelsea", "astronaut", "coffee", "rocket")
 

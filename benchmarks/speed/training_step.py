@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from benchmarks.speed.masking import seconds
 from captum_excon._provenance import provenance
 from captum_excon.losses import ExConLoss
-from captum_excon.training.modules.encoders import ProjectionHead, build_encoder
+from captum_excon.training import ProjectionHead, build_encoder
 from captum_excon.transforms import ExConViews
 
 

@@ -12,7 +12,7 @@ from captum.attr import Attribution, LayerAttribution
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_excon.models.factory import Model
+from captum_excon.models import Model
 from captum_excon.models.named_layers import Reshape, choose_layers
 
 

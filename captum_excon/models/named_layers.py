@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from captum_excon._messages import close_names, one_line
 from captum_excon.errors import UserError
 from captum_excon.layers import SelectedLayer, select_layers, tokens_to_map
-from captum_excon.models.factory import Model
+from captum_excon.models.model import Model
 
 Reshape = Callable[[Tensor], Tensor]
 

@@ -8,12 +8,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from captum_excon.models.classifier import ProjectionHead
+    from captum_excon.models.encoders import build_encoder
     from captum_excon.training.data.corrupted import corruptions, open_corrupted
     from captum_excon.training.data.datasets import LabelledImages, open_dataset
     from captum_excon.training.data.module import ExplanationDataModule
     from captum_excon.training.data.sampling import EpochSampler
     from captum_excon.training.modules.edda import EDDAModule
-    from captum_excon.training.modules.encoders import ProjectionHead, build_encoder
     from captum_excon.training.modules.excon import ExConModule
     from captum_excon.training.modules.explainers import build_explainer
     from captum_excon.training.modules.factory import METHODS, build_module, load_module
@@ -27,9 +28,9 @@ _MODULES = {
     "ExConModule": "modules.excon",
     "ExplanationDataModule": "data.module",
     "LabelledImages": "data.datasets",
-    "ProjectionHead": "modules.encoders",
+    "ProjectionHead": ".models.classifier",
     "TrainConfig": "run.config",
-    "build_encoder": "modules.encoders",
+    "build_encoder": ".models.encoders",
     "build_explainer": "modules.explainers",
     "build_module": "modules.factory",
     "corruptions": "data.corrupted",
@@ -67,7 +68,7 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+        module = importlib.import_module(f".{_MODULES[name]}", __name__)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _EXTRA:
             raise

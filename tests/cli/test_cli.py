@@ -373,7 +373,7 @@ def test_a_model_that_fails_on_one_image_is_reported_for_that_one(image: Path) -
         (["photo.png", *FAST, "--mean", "a,b"], "--mean must be numbers"),
         (["photo.png", *FAST, "--std", "0"], "--std must be positive"),
         (["photo.png", *FAST, "--tokens", "4*4"], "--tokens must be N or HxW"),
-        (["photo.png", *FAST, "--weights", "nets.py"], "--weights nets.py holds no plain weights"),
+        (["photo.png", *FAST, "--weights", "nets.py"], "nets.py holds no plain weights"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(arguments: list[str], message: str) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from captum_excon.cli._job import _Counted
 from captum_excon.errors import UserError
-from captum_excon.models.factory import load_model, pick_device
+from captum_excon.models import load_model, pick_device
 from captum_excon.models.named_layers import choose_layers, reshape_for
 
 
@@ -162,6 +162,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(workplace: Path) -> None:
 def test_files_that_are_no_state_dict_of_the_model_are_refused(workplace: Path) -> None:
     torch.jit.script(nn.Linear(2, 2)).save("scripted.pt")
     torch.save({"epoch": 3, "state_dict": nn.Linear(2, 2).state_dict()}, "checkpoint.pt")
+    torch.save({"epoch": 3, "weights": nn.Linear(2, 2).state_dict()}, "odd.pt")
     state = load_model("nets:small").module.state_dict()
     state["extra"] = state.pop("0.weight")
     state["7.bias"] = torch.zeros(9)
@@ -170,7 +171,8 @@ def test_files_that_are_no_state_dict_of_the_model_are_refused(workplace: Path) 
     for file, message in {
         "none.pt": "none.pt: no such file",
         "scripted.pt": "a TorchScript archive",
-        "checkpoint.pt": "holds a dict with keys epoch, state_dict, where a state dict is needed",
+        "checkpoint.pt": r"6 missing \(0.weight, ...\); 2 unknown to the model \(weight, ...\)",
+        "odd.pt": "holds a dict with keys epoch, weights, where a state dict is needed, alone or",
         "other.pt": r"1 missing \(0.weight, ...\); 1 unknown to the model \(extra, ...\); "
         r"1 of another shape \(7.bias",
         "junk.safetensors": "holds no plain weights",
@@ -223,7 +225,10 @@ def test_a_failed_timm_download_names_the_alternatives(monkeypatch: pytest.Monke
         ("torchvision:resnet18@V9", "it has IMAGENET1K_V1, DEFAULT and random"),
         ("torchvison:resnet18", "did you mean 'torchvision'"),
         ("nets:smal", "did you mean 'small'"),
-        ("nowhere.nets:small", "no module 'nowhere' for --model"),
+        (
+            "nowhere.nets:small",
+            "no module 'nowhere' for nowhere.nets:small; run this in",
+        ),
         ("nets:failing", "nets:failing failed: RuntimeError: two lines$"),
         ("nets:number", "must return a torch.nn.Module, but returned int"),
         ("broken:net", "importing it failed: SyntaxError"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.explanations.config import Matching
 from captum_excon.errors import UserError
-from captum_excon.models.factory import Model
+from captum_excon.models import Model
 
 UNKNOWN = -1
 _IMAGENET_ID = r"n\d{8}"

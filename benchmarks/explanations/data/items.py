@@ -16,7 +16,7 @@ from benchmarks.explanations.data.classes import match_classes, readable
 from benchmarks.explanations.data.mosaics import CELLS, cell_mask, mosaic
 from benchmarks.explanations.data.readers import Source, open_source
 from captum_excon.errors import UserError
-from captum_excon.models.factory import Model
+from captum_excon.models import Model
 
 
 class View(NamedTuple):

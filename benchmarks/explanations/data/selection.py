@@ -14,7 +14,7 @@ from benchmarks.explanations.data.classes import UNKNOWN
 from benchmarks.explanations.data.items import Item, Items, PlannedItem, View, Views, normalized
 from benchmarks.explanations.data.mosaics import CELLS, draw_mosaics
 from captum_excon.errors import UserError
-from captum_excon.models.factory import Model
+from captum_excon.models import Model
 from captum_excon.training.data.sampling import derive_seed
 
 

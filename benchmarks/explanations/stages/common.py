@@ -20,7 +20,7 @@ from benchmarks.explanations.stages.records import Record, RecordWriter, key, re
 from captum_excon._messages import one_line
 from captum_excon._provenance import PACKAGES, device_name, versions
 from captum_excon.errors import UserError
-from captum_excon.models.factory import pick_device
+from captum_excon.models import pick_device
 
 CHUNK_SECONDS = 1.0
 _PACKAGES = (*PACKAGES, "grad-cam", "quantus", "numpy")

@@ -15,7 +15,7 @@ from benchmarks.explanations.stages.plan import Plan
 from benchmarks.explanations.stages.progress_mode import Talk
 from benchmarks.explanations.stages.records import Record, read_records
 from benchmarks.explanations.stages.score import score
-from captum_excon.models.factory import Model
+from captum_excon.models import Model
 
 
 def estimate_cost(plan: Plan, talk: Talk = "quiet", *, model: Model | None = None) -> str:

@@ -20,7 +20,7 @@ from benchmarks.explanations.stages.progress_mode import Talk, progress
 from benchmarks.explanations.stages.records import Record
 from captum_excon._files import written_whole
 from captum_excon.metrics.scorer import default_rows
-from captum_excon.models.factory import Model
+from captum_excon.models import Model
 from captum_excon.models.named_layers import choose_layers
 
 STAGE = METRIC = EXPLAIN

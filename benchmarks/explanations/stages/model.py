@@ -13,7 +13,7 @@ from benchmarks.explanations.config import Config, ModelConfig
 from benchmarks.explanations.data.synthetic import CLASSES, SyntheticNet
 from benchmarks.explanations.stages.folding import fold_batch_norm
 from captum_excon.errors import UserError
-from captum_excon.models.factory import Model, load_model, pick_device
+from captum_excon.models import Model, load_model, pick_device
 
 
 def open_model(config: Config) -> Model:

@@ -17,7 +17,7 @@ from captum_excon._files import check_writable, written_whole
 from captum_excon._messages import one_line
 from captum_excon._provenance import weights_hash
 from captum_excon.errors import UserError
-from captum_excon.models.factory import Model
+from captum_excon.models import Model
 
 EXPLAIN = "explain"  # In place of a metric, in what tells of a map.
 

@@ -34,7 +34,7 @@ from benchmarks.explanations.stages.profiling import Profile
 from benchmarks.explanations.stages.progress_mode import Talk, progress
 from benchmarks.explanations.stages.records import Record, key
 from captum_excon.errors import UserError
-from captum_excon.models.factory import Model
+from captum_excon.models import Model
 
 STAGE = "score"
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from captum_excon.models.preprocessing import standard_view
 from captum_excon.training.data.datasets import LabelledImages, Split, open_dataset
 from captum_excon.training.data.sampling import EpochSampler
 from captum_excon.training.data.views import (
@@ -18,7 +19,6 @@ from captum_excon.training.data.views import (
     ViewDataset,
     collate_views,
     random_view,
-    standard_view,
 )
 
 # Enough for three digits of the mean and the deviation.

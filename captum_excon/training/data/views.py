@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from captum_excon.models.preprocessing import standard_view
 from captum_excon.training.data._readers import Pixels
 from captum_excon.training.data.datasets import LabelledImages
 from captum_excon.training.data.sampling import derive_seed, preserved_random_state
@@ -59,17 +60,6 @@ class ViewBatch(NamedTuple):
                 'views="excon" for view2'
             )
         return view
-
-
-def standard_view(image: Image.Image, size: int) -> Image.Image:
-    """The whole image, or its central square, at size x size: what is explained and evaluated."""
-    if image.size == (size, size):
-        return image
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    # Not resize's own box: its filter reads pixels beyond that.
-    square = image.crop((left, top, left + side, top + side))
-    return square.resize((size, size), Image.Resampling.BILINEAR)
 
 
 def random_view(size: int) -> Augmentation:

@@ -16,12 +16,12 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from captum_excon._provenance import weights_hash
 from captum_excon.errors import ExplainerError
+from captum_excon.models.classifier import Classifier, Normalize
 from captum_excon.training.data.sampling import derive_seed
 from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache
 from captum_excon.training.modules.checks import FiniteLoss, Stopwatch
 from captum_excon.training.modules.explainers import ExplainerOn, build_explainer, takes_layer
-from captum_excon.training.modules.network import Classifier, Normalize
 from captum_excon.training.modules.optimization import clip_groups
 from captum_excon.training.modules.options import (
     ExplainerFactory,
@@ -302,8 +302,12 @@ class ExplainedModule(L.LightningModule):
         self.log("train/explain_seconds", self._watch.seconds(), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps weights after a broken loss from replacing good ones."""
+        """Notes what explaining needs beside the hyper-parameters; refuses broken weights."""
         self._check_loss()
+        data: Any = getattr(self._trainer, "datamodule", None)
+        if hasattr(data, "class_names"):
+            checkpoint["class_names"] = list(data.class_names)
+            checkpoint["image_size"] = data.image_size
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the number of the epoch before the first batches are asked for.

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from captum_excon.layers import unwrap
 from captum_excon.losses import EDDA_DROP, drop_loss
+from captum_excon.models.classifier import Classifier
 from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.modules.base import ExplainedModule
-from captum_excon.training.modules.network import Classifier
 from captum_excon.training.modules.optimization import sgd
 from captum_excon.training.modules.options import encoder_of
 from captum_excon.transforms import EDDA, EDDABatch

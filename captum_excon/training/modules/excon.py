@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from captum_excon.losses import ExConLoss
+from captum_excon.models.classifier import Classifier, ProjectionHead
 from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.modules.base import ExplainedModule
-from captum_excon.training.modules.encoders import ProjectionHead
-from captum_excon.training.modules.network import Classifier
 from captum_excon.training.modules.optimization import idle, sgd
 from captum_excon.training.modules.options import encoder_of
 from captum_excon.transforms import ExConBatch, ExConViews

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from captum_excon._messages import close_names
+from captum_excon.models.networks import untrained_name
 from captum_excon.training.modules.base import ExplainedModule
 from captum_excon.training.modules.edda import EDDAModule
 from captum_excon.training.modules.excon import ExConModule
@@ -67,7 +68,9 @@ def build_module(
 def load_module(checkpoint: str | os.PathLike[str], **overrides: Any) -> ExplainedModule:
     """Rebuilds a module with its weights from a checkpoint of Lightning, on the CPU, in eval mode.
 
-    The file is read with ``weights_only=True``: nothing in it is run.
+    The file is read with ``weights_only=True``: no code in it is run. An encoder that was named
+    ``package.module:function`` is imported and called, so load checkpoints of others with
+    `captum_excon.load_model`, which refuses that.
 
     Args:
         checkpoint: The file.
@@ -87,8 +90,10 @@ def load_module(checkpoint: str | os.PathLike[str], **overrides: Any) -> Explain
         )
     settings = {**settings, **overrides}
     if isinstance(settings.get("encoder"), str):
-        # The weights are here; a download would be for nothing.
-        settings["encoder_args"] = {**(settings["encoder_args"] or {}), "pretrained": False}
+        # The weights are here: nothing is downloaded.
+        settings["encoder"] = untrained_name(settings["encoder"])
+        given = settings["encoder_args"] or {}
+        settings["encoder_args"] = {**given, "pretrained": False, "weights": None}
     module = _class_of(settings["method"])(**settings)
     module.load_state_dict(loaded["state_dict"])
     return module.eval()

@@ -10,8 +10,8 @@ from torch import nn
 
 from captum_excon._messages import close_names
 from captum_excon.layers import unwrap
-from captum_excon.training.modules.encoders import build_encoder
-from captum_excon.training.modules.network import Classifier
+from captum_excon.models.classifier import Classifier
+from captum_excon.models.encoders import build_encoder
 from captum_excon.transforms._undisturbed import Explainer, Mode
 
 ExplainerFactory = Callable[[nn.Module], Explainer]

@@ -6,7 +6,7 @@ from torch import nn
 
 from benchmarks.explanations.data.classes import UNKNOWN, match_classes, readable
 from captum_excon.errors import UserError
-from captum_excon.models.factory import Model
+from captum_excon.models import Model
 
 
 def model(outputs, labels=None):

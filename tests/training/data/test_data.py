@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DistributedSampler
 
+from captum_excon.models.preprocessing import standard_view
 from captum_excon.training import EpochSampler, ExplanationDataModule
 from captum_excon.training.data.datasets import CorruptImageError, DataError
-from captum_excon.training.data.views import ViewBatch, standard_view
+from captum_excon.training.data.views import ViewBatch
 
 
 @pytest.fixture(scope="module")

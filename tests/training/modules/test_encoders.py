@@ -71,7 +71,7 @@ def test_a_module_declares_its_feature_size_by_argument_or_attribute() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet18", {}, "'torchvision:NAME' or 'timm:NAME', but found 'resnet18'"),
+        ("resnet18", {}, "unknown model 'resnet18'; did you mean 'torchvision:resnet18'"),
         ("torchvision:resnet19", {}, "no classifier 'resnet19'; did you mean 'resnet1"),
         ("timm:resnet10x", {}, "no model 'resnet10x'; did you mean 'resnet10t'"),
         ("torchvision:mobilenet_v2", {"cifar_stem": True}, "no stem of a convolution and a max-"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -55,3 +56,36 @@ class Classifier(nn.Module):
         """Maps normalised images (N, C, H, W) to logits (N, num_classes)."""
         logits: Tensor = self.head(self.encoder(images))
         return logits[:, : self.num_classes]
+
+
+class ProjectionHead(nn.Module):
+    """Projects features onto the unit sphere where views are compared.
+
+        z = W2 relu(W1 h + b1) + b2,    output z / ||z||
+
+    The official code has 2048-2048-128. The division is done in float32 at least.
+
+    Args:
+        in_dim: Size of the features.
+        hidden_dim: Of the hidden layer, ``in_dim`` by default.
+        out_dim: Of the output.
+
+    Shape:
+        (N, in_dim) -> (N, out_dim), each row of length 1.
+
+    Example:
+        >>> projected = ProjectionHead(8, out_dim=3)(torch.ones(2, 8))
+        >>> projected.shape, bool(torch.allclose(projected.norm(dim=1), torch.ones(2)))
+        (torch.Size([2, 3]), True)
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int | None = None, out_dim: int = 128) -> None:
+        super().__init__()
+        hidden_dim = in_dim if hidden_dim is None else hidden_dim
+        self.hidden = nn.Linear(in_dim, hidden_dim)
+        self.output = nn.Linear(hidden_dim, out_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Projects features, (N, in_dim) -> (N, out_dim)."""
+        projected = self.output(F.relu(self.hidden(features)))
+        return F.normalize(projected.to(torch.promote_types(projected.dtype, torch.float32)), dim=1)
