@@ -46,7 +46,7 @@ class Scoring(TypedDict, total=False):
     """The keyword arguments of `Scorer`, which every metric that asks a model takes as well."""
 
     target: Target
-    score: Score
+    score: Score | None
     additional_forward_args: Any
     batch_size: int | None
 
@@ -70,7 +70,8 @@ class Scorer:
         target: The class, in any form that Captum takes; None for the class that the model predicts
             for the unchanged image.
         score: How the output becomes scores: ``"softmax"``, ``"sigmoid"``, ``"identity"`` or a
-            callable.
+            callable; None for ``"softmax"``, or for ``"identity"`` if the model emits scores, as
+            that of `callable_targets` does.
         additional_forward_args: As in Captum.
         batch_size: Rows per forward pass; found from the images' size by default.
 

@@ -7,6 +7,7 @@ import torch
 from helpers.toys import ConvNet, CountedRows, WithArguments, images
 from torch import Tensor
 
+from captum_excon import callable_targets
 from captum_excon.metrics import (
     Scorer,
     abpc,
@@ -62,6 +63,14 @@ def test_a_scorer_is_of_its_own_images_and_options() -> None:
         deletion(scorer, X, MAPS, target=1, score="identity")
     with pytest.raises(TypeError, match="fraction"):
         deletion(MODEL, X, MAPS, fraction=0.5)
+
+
+def test_the_scores_of_callable_targets_are_taken_as_they_are() -> None:
+    wrapped = callable_targets(MODEL, [lambda output: output[0], lambda output: output[1]])
+    found = deletion(wrapped, X, MAPS, target=1)
+    torch.testing.assert_close(found, deletion(MODEL, X, MAPS, target=1, score="identity"))
+    one = callable_targets(MODEL, lambda output: output[1])
+    torch.testing.assert_close(deletion(one, X, MAPS, target=0), found)
 
 
 def test_an_expanded_scorer_scores_several_maps_of_one_image_in_the_same_passes() -> None:

@@ -51,7 +51,7 @@ class Maps:
     black: Tensor
     seed: int
     rows: int | None
-    _scorers: dict[str, m.Scorer] = field(default_factory=dict, init=False, repr=False)
+    _scorers: dict[str | None, m.Scorer] = field(default_factory=dict, init=False, repr=False)
 
     def only(self, at: Sequence[int]) -> Maps:
         """Returns some of the maps, whose metrics share the score of the unmasked image."""
@@ -59,14 +59,14 @@ class Maps:
         chosen._scorers = self._scorers
         return chosen
 
-    def scorer(self, score: str) -> m.Scorer:
+    def scorer(self, score: Any = None) -> m.Scorer:
         """Returns the scorer of the image once for each map."""
         if score not in self._scorers:
             self._scorers[score] = m.Scorer(
                 self.model,
                 self.image,
                 target=self.target,
-                score=score,  # type: ignore[arg-type]
+                score=score,
                 batch_size=self.rows,
             )
         return self._scorers[score].expand(len(self.maps))
@@ -263,8 +263,8 @@ def _curve(
 
 def _prepared(maps: Maps, options: dict[str, Any]) -> tuple[m.Scorer, dict[str, Any]]:
     """The scorer of a metric, and its other options as the library takes them."""
-    score = options.get("score", "softmax")
-    options = {name: value for name, value in options.items() if name != "score"}
+    options = dict(options)
+    score = options.pop("score", None)
     if options.get("fill") == "black":
         options["fill"] = maps.black
     return maps.scorer(score), options
