@@ -12,7 +12,9 @@ from captum_excon._version import __version__
 if TYPE_CHECKING:
     from captum_excon.attr import (
         RISE,
+        SISE,
         AdaptiveHybridCAM,
+        AdaSISE,
         IntegratedGradCAM,
         MultiLayerSISE,
         ScoreCAM,
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RISE",
+    "SISE",
+    "AdaSISE",
     "AdaptiveHybridCAM",
     "IntegratedGradCAM",
     "MultiLayerSISE",

@@ -5,14 +5,23 @@ import sys
 import pytest
 
 import captum_excon
+import captum_excon.attr
 
 
 def test_every_public_name_is_there() -> None:
+    aliases = {"SISE": "MultiLayerSISE", "AdaSISE": "AdaptiveHybridCAM"}
     for name in set(captum_excon.__all__) - {"__version__"}:
-        assert getattr(captum_excon, name).__name__ == name
+        assert getattr(captum_excon, name).__name__ == aliases.get(name, name)
     assert set(dir(captum_excon)) == set(captum_excon.__all__)
     with pytest.raises(AttributeError, match="no attribute 'GradCAM'"):
         captum_excon.GradCAM  # noqa: B018
+
+
+def test_the_papers_names_are_aliases_and_not_methods_of_their_own() -> None:
+    methods = list(captum_excon.attr.attribution_methods().values())
+    assert methods.count(captum_excon.SISE) == methods.count(captum_excon.AdaSISE) == 1
+    assert captum_excon.attr.SISE is captum_excon.MultiLayerSISE
+    assert captum_excon.attr.AdaSISE is captum_excon.AdaptiveHybridCAM
 
 
 def test_the_version_is_the_installed_one() -> None:

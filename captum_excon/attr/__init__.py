@@ -11,8 +11,14 @@ from captum_excon.attr.multi_layer_sise import MultiLayerSISE
 from captum_excon.attr.rise import RISE
 from captum_excon.attr.score_cam import ScoreCAM
 
+# The methods' names in their papers.
+SISE = MultiLayerSISE
+AdaSISE = AdaptiveHybridCAM
+
 __all__ = [
     "RISE",
+    "SISE",
+    "AdaSISE",
     "AdaptiveHybridCAM",
     "IntegratedGradCAM",
     "MultiLayerSISE",
