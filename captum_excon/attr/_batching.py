@@ -18,7 +18,7 @@ _TRIALS = 2  # the faster of two batches counts: the first one of a size warms u
 
 def first_batch_size(inputs: tuple[Tensor, ...], at_most: int) -> int:
     """Returns a batch size that is safe before anything is known about the model's memory."""
-    per_row = sum(x[0].numel() for x in inputs)
+    per_row = sum(x.shape[1:].numel() for x in inputs)
     return max(1, min(at_most, _FIRST_ELEMENTS // per_row))
 
 
@@ -103,7 +103,7 @@ def _fits(wanted: int, done: int, reserved: int, inputs: tuple[Tensor, ...]) -> 
     """Whether ``wanted`` rows are expected to fit, from what ``done`` rows have just taken."""
     device = inputs[0].device
     if device.type != "cuda":
-        return wanted * sum(x[0].numel() for x in inputs) <= _CPU_ELEMENTS
+        return wanted * sum(x.shape[1:].numel() for x in inputs) <= _CPU_ELEMENTS
     free, _ = torch.cuda.mem_get_info(device)
     idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     taken = max(torch.cuda.memory_reserved(device) - reserved, idle)

@@ -7,6 +7,7 @@ selected score per row, with Captum's own validation and error messages behind t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ from captum.attr._utils.common import _format_input_baseline, _validate_input
 from torch import Tensor
 
 __all__ = [
+    "Classes",
+    "ForwardArgs",
     "ForwardFunc",
     "Inputs",
     "Target",
@@ -31,12 +34,16 @@ __all__ = [
     "quadrature",
     "run_forward",
     "select_target",
-    "take_rows",
+    "take_targets",
 ]
 
 ForwardFunc = Callable[..., Any]
 Inputs = Tensor | tuple[Tensor, ...]
 Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
+
+
+class Classes(list[Target]):
+    """Several targets for ``attribute``, which then returns a list of what each of them gives."""
 
 
 def format_inputs(inputs: Inputs, *, spatial: bool) -> tuple[Tensor, ...]:
@@ -103,9 +110,43 @@ def format_baselines(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     return tensors
 
 
-def format_args(additional_forward_args: Any) -> tuple[Any, ...]:
-    """Returns the additional arguments as a tuple, empty for None."""
-    return _format_additional_forward_args(additional_forward_args) or ()
+@dataclass(frozen=True)
+class ForwardArgs:
+    """Additional forward arguments, and which of them have a row for each image.
+
+    That is decided once, against the whole batch: a part of it may happen to be as long as a
+    tensor that all images share.
+
+    Attributes:
+        values: The arguments.
+        per_image: For each argument whether it is a tensor whose rows follow the images.
+    """
+
+    values: tuple[Any, ...] = ()
+    per_image: tuple[bool, ...] = ()
+
+    def take(self, index: Tensor) -> ForwardArgs:
+        """Returns the arguments of the images ``index``, (R,)."""
+        taken = (
+            value[index.to(value.device)] if rowwise else value
+            for value, rowwise in zip(self.values, self.per_image, strict=True)
+        )
+        return ForwardArgs(tuple(taken), self.per_image)
+
+    def of_one_row(self) -> ForwardArgs:
+        """Returns arguments of one row of zeros, for the shapes of what no image has."""
+        values = (
+            value.new_zeros(1, *value.shape[1:]) if rowwise else value
+            for value, rowwise in zip(self.values, self.per_image, strict=True)
+        )
+        return ForwardArgs(tuple(values), self.per_image)
+
+
+def format_args(additional_forward_args: Any, rows: int) -> ForwardArgs:
+    """Returns the additional arguments of ``rows`` images; tensors of as many rows follow them."""
+    values = _format_additional_forward_args(additional_forward_args) or ()
+    per_image = (isinstance(v, Tensor) and v.dim() > 0 and len(v) == rows for v in values)
+    return ForwardArgs(tuple(values), tuple(per_image))
 
 
 def check_targets(targets: Sequence[Target], rows: int) -> None:
@@ -116,18 +157,14 @@ def check_targets(targets: Sequence[Target], rows: int) -> None:
         _validate_target(rows, target)
 
 
-def take_rows(value: Any, index: Tensor, rows: int) -> Any:
-    """Returns what belongs to the rows ``index`` of a batch of ``rows``.
-
-    Lists and tensors of targets and tensor arguments with one entry a row are indexed; whatever
-    holds for every row (numbers, tuples, flags, scalar tensors) is returned as it is.
-    """
-    if isinstance(value, list):
-        picks = index.tolist()
-        return [value[i] for i in picks]
-    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == rows:
-        return value[index.to(value.device)]
-    return value
+def take_targets(target: Target, index: Tensor) -> Target:
+    """Returns the targets of the images ``index``; one that holds for all is returned as it is."""
+    if isinstance(target, list):
+        return [target[i] for i in index.tolist()]
+    # Captum reads a tensor of one element as one target for all.
+    if isinstance(target, Tensor) and target.numel() > 1:
+        return target[index.to(target.device)]
+    return target
 
 
 def run_forward(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_excon.attr._captum import ForwardFunc, run_forward
+from captum_excon.attr._captum import ForwardArgs, ForwardFunc, run_forward
 from captum_excon.attr._modes import eager
 from captum_excon.layers import SelectedLayer, channels_last_to_first, select_layers, unwrap
 from captum_excon.layers._trace import registration
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 Reshape = Callable[[Tensor], Tensor]
 Layer = nn.Module | str | SelectedLayer
+_NO_ARGS = ForwardArgs()
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,9 @@ class LayerChoice:
         self._given = None if layers is None else resolve_layers(forward_func, layers, reshape)
         self._chosen: dict[tuple[torch.Size, ...], list[HookedLayer]] = {}
 
-    def __call__(self, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> list[HookedLayer]:
+    def __call__(
+        self, inputs: tuple[Tensor, ...], args: ForwardArgs = _NO_ARGS
+    ) -> list[HookedLayer]:
         """Returns the layers for these inputs, the deepest alone where one is wanted."""
         if self._given is not None:
             return self._given
@@ -117,14 +120,29 @@ class LayerChoice:
                     "layers can only be chosen for a torch.nn.Module, and forward_func is a "
                     f"{type(self._forward_func).__name__}; pass the layers"
                 )
+            inputs, args = _unambiguous(inputs, args)
             with eager():
                 selected = select_layers(
-                    self._forward_func, inputs, args or None, reshape_transform=self._reshape
+                    self._forward_func, inputs, args.values, reshape_transform=self._reshape
                 )
             selected = selected[-1:] if self._deepest else selected
             logger.info("layers: %s", ", ".join(layer.name for layer in selected))
             self._chosen[key] = [_from_selection(layer, self._reshape) for layer in selected]
         return self._chosen[key]
+
+
+def _unambiguous(
+    inputs: tuple[Tensor, ...], args: ForwardArgs
+) -> tuple[tuple[Tensor, ...], ForwardArgs]:
+    """Returns the first rows, not as many as a shared tensor has: `select_layers` would cut it."""
+    shared = {
+        len(value)
+        for value, rowwise in zip(args.values, args.per_image, strict=True)
+        if not rowwise and isinstance(value, Tensor) and value.dim() > 0
+    }
+    rows = next((n for n in range(len(inputs[0]), 0, -1) if n not in shared), len(inputs[0]))
+    at = torch.arange(rows, device=inputs[0].device)
+    return tuple(x[:rows] for x in inputs), args.take(at)
 
 
 def _from_selection(layer: SelectedLayer, reshape: Reshape | None) -> HookedLayer:
@@ -137,7 +155,7 @@ def capture(
     forward_func: ForwardFunc,
     layers: Sequence[HookedLayer],
     inputs: tuple[Tensor, ...],
-    args: tuple[Any, ...],
+    args: ForwardArgs,
     scores: Sequence[Callable[[Tensor], Tensor]],
     *,
     to_input: bool = False,
@@ -152,7 +170,7 @@ def capture(
         forward_func: The model; a compiled one runs uncompiled, a data-parallel one on its module.
         layers: Where to look. Of a module that is called several times the last call counts.
         inputs: Tensors of N rows.
-        args: Additional arguments, N rows each.
+        args: Additional arguments of these rows.
         scores: Functions of the output, each giving (N,) scores; may be empty (no backward pass).
         to_input: Capture the layers' inputs in place of their outputs.
         grad_kwargs: More arguments for `torch.autograd.grad`.
@@ -175,7 +193,7 @@ def capture(
             ):
                 # Copies, since the model may write to its inputs, and since autograd refuses the
                 # inference tensors of an outer inference_mode.
-                output = run_forward(forward_func, tuple(x.clone() for x in inputs), args)
+                output = run_forward(forward_func, tuple(x.clone() for x in inputs), args.values)
                 selected = [score(output) for score in scores]
             tensors = _all_held(layers, held)
             grads, without = _gradients(selected, tensors, grad_kwargs or {})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,13 +15,13 @@ from torch import Tensor
 
 from captum_excon.attr._batching import check_batch_size, run_in_batches
 from captum_excon.attr._captum import (
+    Classes,
     Inputs,
     Target,
     check_targets,
     format_args,
     format_baselines,
     format_inputs,
-    take_rows,
 )
 from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import (
@@ -29,11 +31,24 @@ from captum_excon.attr._scoring import (
     check_autocast,
     progress_bar,
     settle_score,
-    take_args,
 )
 
 # One saliency map (N, 1, *spatial) for each input tensor.
 Maps = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments that `attribute` of every masking method takes, under its names for them."""
+
+    inputs: Inputs
+    baselines: Any
+    target: Target | Classes
+    additional_forward_args: Any
+    perturbations_per_eval: int | None
+    show_progress: bool
+    score: Score | None
+    autocast_dtype: torch.dtype | None
 
 
 class MaskAttribution(PerturbationAttribution):
@@ -41,11 +56,8 @@ class MaskAttribution(PerturbationAttribution):
 
     A method implements its idea as a function of a `Batch` of images that returns, for each
     target, a list of maps: the attribution first, then whatever else it was asked for. Its
-    ``_explain`` hands that function to `_run`, and takes what `attribute` takes with a list of
-    targets in place of one.
+    ``attribute`` hands that function and the `Request` to `_run`.
     """
-
-    _explain: Callable[..., list[Any]]
 
     def attribute_classes(
         self,
@@ -70,80 +82,76 @@ class MaskAttribution(PerturbationAttribution):
         Returns:
             For each class what ``attribute(inputs, target=class)`` returns.
         """
-        return self._explain(inputs, list(classes), baselines, additional_forward_args, **options)
+        maps: list[Any] = self.attribute(
+            inputs, baselines, Classes(classes), additional_forward_args, **options
+        )
+        return maps
 
     def _run(
         self,
+        request: Request,
         explain: Callable[[Batch], list[list[Maps]]],
-        inputs: Inputs,
-        targets: Sequence[Target],
-        baselines: Any,
-        additional_forward_args: Any,
         *,
-        score: Score | None,
-        perturbations_per_eval: int | None,
-        show_progress: bool,
-        autocast_dtype: torch.dtype | None,
-    ) -> list[list[Any]]:
-        """Returns, for each target, the maps of all images, the first in the inputs' shape."""
-        score = settle_score(score, self.forward_func)
-        check_autocast(autocast_dtype)
-        check_batch_size("perturbations_per_eval", perturbations_per_eval)
-        images = format_inputs(inputs, spatial=True)
-        references = format_baselines(baselines, images)
-        args = format_args(additional_forward_args)
-        rows = len(images[0])
-        if len({x.dim() for x in images}) > 1:
+        extras: bool = False,
+    ) -> Any:
+        """Returns what `attribute` returns: the attribution, with ``extras`` a pair.
+
+        The second of the pair is the list of the other maps. For `Classes`, a list of these.
+        """
+        score = settle_score(request.score, self.forward_func)
+        check_autocast(request.autocast_dtype)
+        check_batch_size("perturbations_per_eval", request.perturbations_per_eval)
+        inputs = format_inputs(request.inputs, spatial=True)
+        baselines = format_baselines(request.baselines, inputs)
+        rows = len(inputs[0])
+        if len({x.dim() for x in inputs}) > 1:
             raise ValueError(
                 "inputs must have the same number of spatial dimensions to be masked together, "
-                f"but found {[tuple(x.shape) for x in images]}; pass the others as "
+                f"but found {[tuple(x.shape) for x in inputs]}; pass the others as "
                 "additional_forward_args"
             )
+        several = isinstance(request.target, Classes)
+        targets = list(request.target) if isinstance(request.target, Classes) else [request.target]
         check_targets(targets, rows)
-        if rows == 0:
-            # No image says how many layers there are, and the maps of no image are no maps.
-            empty = tuple(torch.empty_like(x) for x in images)
-            return [[empty if isinstance(inputs, tuple) else empty[0]] for _ in targets]
         done: dict[int, list[list[Maps]]] = {}
         with (
             preserved_state(self.forward_func),
-            contextlib.closing(progress_bar(type(self).__name__, show_progress)) as bar,
+            contextlib.closing(progress_bar(type(self).__name__, request.show_progress)) as bar,
         ):
+            images = Batch(
+                self.forward_func,
+                inputs,
+                baselines,
+                format_args(request.additional_forward_args, rows),
+                [Readout(target, score) for target in targets],
+                request.perturbations_per_eval,
+                request.autocast_dtype,
+                bar,
+            )
 
             def step(start: int, stop: int) -> None:
-                at = torch.arange(start, stop, device=images[0].device)
-                batch = Batch(
-                    self.forward_func,
-                    tuple(x[start:stop] for x in images),
-                    tuple(b if len(b) == 1 else b[start:stop] for b in references),
-                    take_args(args, at, rows),
-                    [Readout(take_rows(t, at, rows), score, stop - start) for t in targets],
-                    perturbations_per_eval,
-                    autocast_dtype,
-                    bar,
-                )
-                done[start] = explain(batch)
+                done[start] = explain(images.rows(start, stop))
 
-            run_in_batches(rows, step, images, grow=False, first=16)
-        # done[start][target][kind][input] -> [target][kind][input], all images together
-        groups = [done[start] for start in sorted(done)]
+            run_in_batches(rows, step, inputs, grow=False, first=16)
         results = []
-        for per_target in zip(*groups, strict=True):
-            kinds = [
-                tuple(torch.cat(parts) for parts in zip(*kind, strict=True))
-                for kind in zip(*per_target, strict=True)
-            ]
-            _warn_of_empty(kinds[0], type(self).__name__)
-            kinds[0] = tuple(
-                m.to(x.dtype).expand_as(x).contiguous()
-                for m, x in zip(kinds[0], images, strict=True)
+        for t in range(len(targets)):
+            # No image says how many layers there are, and the maps of no image are no maps.
+            kinds = list(zip(*(done[start][t] for start in sorted(done)), strict=True))
+            whole = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in kinds]
+            first, *others = whole or [tuple(map(torch.empty_like, inputs))]
+            _warn_of_empty(first, type(self).__name__)
+            # One channel stands for all of an input's.
+            first = tuple(
+                m.to(x.dtype).expand_as(x).contiguous() for m, x in zip(first, inputs, strict=True)
             )
-            kinds[1:] = [
-                tuple(m.to(x.dtype) for m, x in zip(kind, images, strict=True))
-                for kind in kinds[1:]
+            others = [
+                tuple(m.to(x.dtype) for m, x in zip(maps, inputs, strict=True)) for maps in others
             ]
-            results.append([kind if isinstance(inputs, tuple) else kind[0] for kind in kinds])
-        return results
+            pick: Callable[[Maps], Any] = (
+                tuple if isinstance(request.inputs, tuple) else operator.itemgetter(0)
+            )
+            results.append((pick(first), list(map(pick, others))) if extras else pick(first))
+        return results if several else results[0]
 
 
 def _warn_of_empty(maps: Maps, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_excon.attr._batching import run_in_batches
-from captum_excon.attr._captum import ForwardFunc, Target, run_forward, select_target, take_rows
+from captum_excon.attr._captum import (
+    ForwardArgs,
+    ForwardFunc,
+    Target,
+    run_forward,
+    select_target,
+    take_targets,
+)
 from captum_excon.layers import unwrap
 
 Score = Literal["softmax", "sigmoid", "identity"] | Callable[[Tensor], Tensor]
@@ -49,14 +56,16 @@ class Readout:
     """Ψ: how one score per row is read from the model's output.
 
     Attributes:
-        target: Any target that Captum knows, for ``rows`` images.
+        target: Any target that Captum knows, for all images or for each.
         score: What turns outputs into scores.
-        rows: The number of images.
     """
 
     target: Target
     score: Score
-    rows: int
+
+    def take(self, index: Tensor) -> Readout:
+        """Returns the readout of the images ``index``, (R,)."""
+        return replace(self, target=take_targets(self.target, index))
 
     def value(self, output: Tensor, image: Tensor) -> Tensor:
         """Scores Ψ of rows that stem from the images ``image``: (R, ...) -> (R,)."""
@@ -66,7 +75,7 @@ class Readout:
             output = output.sigmoid()
         elif callable(self.score):
             output = _called(self.score, output)
-        return select_target(output, take_rows(self.target, image, self.rows))
+        return select_target(output, take_targets(self.target, image))
 
     def differentiable(self, output: Tensor, image: Tensor) -> Tensor:
         """Scores whose gradients are those of Ψ up to one positive factor per row.
@@ -79,7 +88,7 @@ class Readout:
             output = _log_odds(_needs_classes(output))
         elif callable(self.score):
             output = _called(self.score, output)
-        return select_target(output, take_rows(self.target, image, self.rows))
+        return select_target(output, take_targets(self.target, image))
 
 
 def _called(score: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
@@ -132,7 +141,7 @@ class Batch:
         forward_func: The model.
         inputs: Tensors (N, C, *spatial).
         baselines: What masked-out pixels become, 1 or N rows for each input.
-        args: Additional forward arguments of these images.
+        args: Additional forward arguments.
         readouts: T ways to read a score from the output.
         batch_size: Forward rows a batch; None to find it.
         autocast_dtype: For the scoring passes.
@@ -142,7 +151,7 @@ class Batch:
     forward_func: ForwardFunc
     inputs: tuple[Tensor, ...]
     baselines: tuple[Tensor, ...]
-    args: tuple[Any, ...]
+    args: ForwardArgs
     readouts: Sequence[Readout]
     batch_size: int | None
     autocast_dtype: torch.dtype | None
@@ -158,6 +167,17 @@ class Batch:
         """The images' numbers, (N,)."""
         return torch.arange(len(self.inputs[0]), device=self.inputs[0].device)
 
+    def rows(self, start: int, stop: int) -> Batch:
+        """Returns the images ``start`` to ``stop``."""
+        at = self.index[start:stop]
+        return replace(
+            self,
+            inputs=tuple(x[start:stop] for x in self.inputs),
+            baselines=tuple(b if len(b) == 1 else b[start:stop] for b in self.baselines),
+            args=self.args.take(at),
+            readouts=[readout.take(at) for readout in self.readouts],
+        )
+
     def score(self, source: MaskSource) -> Tensor:
         """Returns Ψ(m ⊙ x + (1 - m) ⊙ b) of every readout and mask, (T, R).
 
@@ -166,7 +186,7 @@ class Batch:
         Raises:
             ValueError: A score is NaN or infinite.
         """
-        image, rows = source.image, len(self.inputs[0])
+        image = source.image
         forward_func = without_ddp(self.forward_func)
         layout = memory_format_of(forward_func, self.inputs[0])
         dtype = torch.promote_types(self.inputs[0].dtype, torch.float32)
@@ -184,7 +204,7 @@ class Batch:
                 )
             )
             with _autocast(self.inputs[0].device, self.autocast_dtype):
-                output = run_forward(forward_func, masked, take_args(self.args, at, rows))
+                output = run_forward(forward_func, masked, self.args.take(at).values)
             for t, readout in enumerate(self.readouts):
                 scores[t, start:stop] = readout.value(output, at)
             self.progress.update(stop - start)
@@ -197,11 +217,6 @@ class Batch:
                 "try other baselines, and do not use float16 where it overflows (autocast_dtype)"
             )
         return scores
-
-
-def take_args(args: tuple[Any, ...], image: Tensor, rows: int) -> tuple[Any, ...]:
-    """Returns the additional forward arguments of the rows of ``image``."""
-    return tuple(take_rows(a, image, rows) if isinstance(a, Tensor) else a for a in args)
 
 
 def progress_bar(name: str, show: bool, total: int | None = None) -> tqdm[Any]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from captum.log import log_usage
-from torch import Tensor
 
 from captum_excon.attr._captum import Inputs, Target
+from captum_excon.attr._mask_attribution import Request
 from captum_excon.attr._masks import Fusion, select_adaptive
 from captum_excon.attr._scoring import Score
 from captum_excon.attr.multi_layer_sise import MultiLayerSISE
 
 
 class AdaptiveHybridCAM(MultiLayerSISE):
-    r"""Adaptive Semantic Input Sampling for Explanation (Ada-SISE).
+    r"""Adaptive Semantic Input Sampling for Explanation (Ada-SISE), alias `captum_excon.AdaSISE`.
 
     `MultiLayerSISE` whose fixed threshold μ is replaced, layer by layer and image by image, by
     Otsu's threshold of the normalised positive weights :math:`\alpha_k / \max \alpha` (the paper's
@@ -64,20 +63,21 @@ class AdaptiveHybridCAM(MultiLayerSISE):
         Arguments, result and errors are those of `MultiLayerSISE.attribute`, without
         ``threshold``.
         """
-        return self._explain(
+        request = Request(
             inputs,
-            [target],
             baselines,
+            target,
             additional_forward_args,
             perturbations_per_eval,
             show_progress,
-            attribute_to_layer_input,
-            score=score,
+            score,
+            autocast_dtype,
+        )
+        return self._sise(
+            request,
+            select_adaptive,
+            to_input=attribute_to_layer_input,
             fusion=fusion,
             rectify=rectify,
             return_layer_maps=return_layer_maps,
-            autocast_dtype=autocast_dtype,
-        )[0]
-
-    def _selection(self) -> Callable[[Tensor], Tensor]:  # type: ignore[override]
-        return select_adaptive
+        )

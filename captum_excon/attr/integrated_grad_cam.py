@@ -15,6 +15,8 @@ from torch import Tensor
 
 from captum_excon.attr._batching import check_batch_size, run_in_batches
 from captum_excon.attr._captum import (
+    Classes,
+    ForwardArgs,
     ForwardFunc,
     Inputs,
     Target,
@@ -33,7 +35,7 @@ from captum_excon.attr._capture import (
     capture,
 )
 from captum_excon.attr._modes import preserved_state
-from captum_excon.attr._scoring import Readout, progress_bar, take_args
+from captum_excon.attr._scoring import Readout, progress_bar
 
 
 class IntegratedGradCAM(LayerAttribution, GradientAttribution):
@@ -148,78 +150,25 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
             ValueError: NaN in inputs, wrong shapes, options, or layers; the message names the
                 remedy.
         """
-        return self._explain(
-            inputs,
-            [target],
-            baselines,
-            additional_forward_args,
-            n_steps,
-            method,
-            internal_batch_size,
-            attribute_to_layer_input,
-            relu_attributions,
-            attr_dim_summation,
-            grad_kwargs,
-            show_progress,
-            subtract_baseline=subtract_baseline,
-        )[0]
-
-    def attribute_classes(
-        self,
-        inputs: Inputs,
-        classes: Sequence[Target],
-        baselines: Any = None,
-        additional_forward_args: Any = None,
-        **options: Any,
-    ) -> list[Any]:
-        """Computes the maps of several classes of each image, sharing the forward passes.
-
-        Args:
-            inputs: As in `attribute`.
-            classes: Targets, each in any form that `attribute` takes for the whole batch.
-            baselines: As in `attribute`.
-            additional_forward_args: As in `attribute`.
-            **options: The other keywords of `attribute`.
-
-        Returns:
-            For each class what ``attribute(inputs, target=class)`` returns.
-        """
-        return self._explain(inputs, list(classes), baselines, additional_forward_args, **options)
-
-    def _explain(
-        self,
-        inputs: Inputs,
-        targets: list[Target],
-        baselines: Any,
-        additional_forward_args: Any,
-        n_steps: int = 50,
-        method: str = "riemann_right",
-        internal_batch_size: int | None = None,
-        attribute_to_layer_input: bool = False,
-        relu_attributions: bool = True,
-        attr_dim_summation: bool = True,
-        grad_kwargs: dict[str, Any] | None = None,
-        show_progress: bool = False,
-        *,
-        subtract_baseline: bool = True,
-    ) -> list[Any]:
         nodes, widths = quadrature(method, n_steps)
         check_batch_size("internal_batch_size", internal_batch_size)
         images = format_inputs(inputs, spatial=False)
         starts = format_baselines(baselines, images)
-        args = format_args(additional_forward_args)
         rows = len(images[0])
+        args = format_args(additional_forward_args, rows)
+        targets = list(target) if isinstance(target, Classes) else [target]
         check_targets(targets, rows)
         if rows == 0:
             # A row of zeros tells the shape of the maps that no image has.
             images = tuple(x.new_zeros(1, *x.shape[1:]) for x in images)
             starts = tuple(b if len(b) == 1 else x for x, b in zip(images, starts, strict=True))
-            args = tuple(_one_row(a) for a in args)
+            args = args.of_one_row()
         bar = progress_bar(type(self).__name__, show_progress, rows * n_steps)
         with preserved_state(self.forward_func), contextlib.closing(bar):
+            layers = self._layers(images, args)
             path = _Path(
                 self.forward_func,
-                self._layers(images, args),
+                layers,
                 images,
                 starts,
                 args,
@@ -227,9 +176,9 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
                 grad_kwargs,
             )
             references = path.references(internal_batch_size, one=not subtract_baseline)
-            readouts = [Readout(target, "identity", rows) for target in targets]
             device, dtype = references[0].device, references[0].dtype
             alphas, weights = torch.tensor([nodes, widths], dtype=dtype, device=device)
+            readouts = [Readout(t, "identity") for t in targets]
             totals = [
                 r.new_zeros(
                     len(targets), rows, 1 if attr_dim_summation else r.shape[1], *r.shape[2:]
@@ -255,11 +204,35 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
 
             run_in_batches(rows * n_steps, step, images, internal_batch_size)
         results: list[Any] = []
-        for t in range(len(targets)):
-            maps = [total[t].to(images[0].dtype) for total in totals]
-            listed = [(m,) for m in maps] if isinstance(inputs, tuple) else maps
+        for maps in zip(*(total.to(images[0].dtype) for total in totals), strict=True):
+            listed = [(m,) for m in maps] if isinstance(inputs, tuple) else list(maps)
             results.append(listed[0] if self._single else listed)
-        return results
+        return results if isinstance(target, Classes) else results[0]
+
+    def attribute_classes(
+        self,
+        inputs: Inputs,
+        classes: Sequence[Target],
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        **options: Any,
+    ) -> list[Any]:
+        """Computes the maps of several classes of each image, sharing the forward passes.
+
+        Args:
+            inputs: As in `attribute`.
+            classes: Targets, each in any form that `attribute` takes for the whole batch.
+            baselines: As in `attribute`.
+            additional_forward_args: As in `attribute`.
+            **options: The other keywords of `attribute`.
+
+        Returns:
+            For each class what ``attribute(inputs, target=class)`` returns.
+        """
+        maps: list[Any] = self.attribute(
+            inputs, baselines, Classes(classes), additional_forward_args, **options
+        )
+        return maps
 
 
 @dataclass(frozen=True)
@@ -270,7 +243,7 @@ class _Path:
     layers: list[HookedLayer]
     images: tuple[Tensor, ...]
     starts: tuple[Tensor, ...]
-    args: tuple[Any, ...]
+    args: ForwardArgs
     to_input: bool
     grad_kwargs: dict[str, Any] | None
 
@@ -288,7 +261,7 @@ class _Path:
             self.forward_func,
             self.layers,
             points,
-            take_args(self.args, at, len(self.images[0])),
+            self.args.take(at),
             [functools.partial(readout.differentiable, image=at) for readout in readouts],
             to_input=self.to_input,
             grad_kwargs=self.grad_kwargs,
@@ -301,7 +274,7 @@ class _Path:
         nothing is subtracted, ``one`` row tells the maps' shape.
         """
         alike = all(len(b) == 1 for b in self.starts)
-        one = one or (alike and not any(isinstance(a, Tensor) for a in self.args))
+        one = one or (alike and not any(self.args.per_image))
         parts: list[list[Tensor]] = []
 
         def step(first: int, last: int) -> None:
@@ -325,9 +298,3 @@ def _grad_cam(slopes: Tensor, maps: Tensor, summed: bool) -> Tensor:
 
 def _column(values: Tensor, dims: int) -> Tensor:
     return values.view(-1, *(1,) * (dims - 1))
-
-
-def _one_row(arg: Any) -> Any:
-    if isinstance(arg, Tensor) and arg.dim() > 0 and len(arg) == 0:
-        return arg.new_zeros(1, *arg.shape[1:])
-    return arg

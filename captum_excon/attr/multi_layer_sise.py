@@ -12,7 +12,7 @@ from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc, Inputs, Target
 from captum_excon.attr._capture import Layer, LayerChoice, Reshape, capture
-from captum_excon.attr._mask_attribution import Maps, MaskAttribution
+from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
 from captum_excon.attr._masks import (
     FeatureMasks,
     Fusion,
@@ -26,7 +26,7 @@ from captum_excon.attr._scoring import Batch, Score
 
 
 class MultiLayerSISE(MaskAttribution):
-    r"""Semantic Input Sampling for Explanation (SISE).
+    r"""Semantic Input Sampling for Explanation (SISE); `captum_excon.SISE` is the same class.
 
     The feature maps of the last layer of every convolutional block become masks; each mask is
     scored by the model's confidence on the masked input; the layers' weighted sums of masks are
@@ -149,46 +149,36 @@ class MultiLayerSISE(MaskAttribution):
             ValueError: NaN in inputs or scores, wrong shapes, options, or layers; the message
                 names the remedy.
         """
-        return self._explain(
+        request = Request(
             inputs,
-            [target],
             baselines,
+            target,
             additional_forward_args,
             perturbations_per_eval,
             show_progress,
-            attribute_to_layer_input,
-            threshold=threshold,
-            score=score,
+            score,
+            autocast_dtype,
+        )
+        return self._sise(
+            request,
+            _above(threshold),
+            to_input=attribute_to_layer_input,
             fusion=fusion,
             rectify=rectify,
             return_layer_maps=return_layer_maps,
-            autocast_dtype=autocast_dtype,
-        )[0]
+        )
 
-    def _selection(self, threshold: float = 0.0) -> Callable[[Tensor], Tensor]:
-        """Returns what turns (..., K) mean gradients into the choice of maps."""
-        if not isinstance(threshold, (int, float)) or not threshold >= 0:
-            raise ValueError(f"threshold must be a number >= 0, but found {threshold!r}")
-        return functools.partial(select_fixed, threshold=threshold)
-
-    def _explain(
+    def _sise(
         self,
-        inputs: Inputs,
-        targets: list[Target],
-        baselines: Any,
-        additional_forward_args: Any,
-        perturbations_per_eval: int | None = None,
-        show_progress: bool = False,
-        attribute_to_layer_input: bool = False,
+        request: Request,
+        select: Callable[[Tensor], Tensor],
         *,
-        score: Score | None = None,
-        fusion: Fusion = "otsu",
-        rectify: bool = True,
-        return_layer_maps: bool = False,
-        autocast_dtype: torch.dtype | None = None,
-        **selection: Any,
-    ) -> list[Any]:
-        select = self._selection(**selection)
+        to_input: bool,
+        fusion: Fusion,
+        rectify: bool,
+        return_layer_maps: bool,
+    ) -> Any:
+        """SISE with the maps that ``select`` chooses: (..., K) mean gradients to (..., K) bool."""
         check_fusion(fusion)
 
         def explain(batch: Batch) -> list[list[Maps]]:
@@ -198,24 +188,20 @@ class MultiLayerSISE(MaskAttribution):
                 batch.inputs,
                 batch.args,
                 [functools.partial(r.differentiable, image=batch.index) for r in batch.readouts],
-                to_input=attribute_to_layer_input,
+                to_input=to_input,
             )
             keep = [select(weights) for weights in found.weights]
             maps = [m.relu() if rectify else m for m in found.maps]
-            return _score_and_fuse(batch, maps, keep, fusion)
+            results = _score_and_fuse(batch, maps, keep, fusion)
+            return results if return_layer_maps else [[fused] for fused, *_ in results]
 
-        results = self._run(
-            explain,
-            inputs,
-            targets,
-            baselines,
-            additional_forward_args,
-            score=score,
-            perturbations_per_eval=perturbations_per_eval,
-            show_progress=show_progress,
-            autocast_dtype=autocast_dtype,
-        )
-        return [(fused, layers) if return_layer_maps else fused for fused, *layers in results]
+        return self._run(request, explain, extras=return_layer_maps)
+
+
+def _above(threshold: float) -> Callable[[Tensor], Tensor]:
+    if not isinstance(threshold, (int, float)) or not threshold >= 0:
+        raise ValueError(f"threshold must be a number >= 0, but found {threshold!r}")
+    return functools.partial(select_fixed, threshold=threshold)
 
 
 def _score_and_fuse(

@@ -10,7 +10,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc, Inputs, Target
-from captum_excon.attr._mask_attribution import Maps, MaskAttribution
+from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
 from captum_excon.attr._masks import resize
 from captum_excon.attr._scoring import Batch, Score
 
@@ -87,37 +87,6 @@ class RISE(MaskAttribution):
         Raises:
             ValueError: Options out of range, and as in `MultiLayerSISE.attribute`.
         """
-        return self._explain(
-            inputs,
-            [target],
-            baselines,
-            additional_forward_args,
-            n_masks,
-            perturbations_per_eval,
-            show_progress,
-            grid=grid,
-            probability=probability,
-            score=score,
-            generator=generator,
-            autocast_dtype=autocast_dtype,
-        )[0]
-
-    def _explain(
-        self,
-        inputs: Inputs,
-        targets: list[Target],
-        baselines: Any,
-        additional_forward_args: Any,
-        n_masks: int = 4000,
-        perturbations_per_eval: int | None = None,
-        show_progress: bool = False,
-        *,
-        grid: int = 7,
-        probability: float = 0.5,
-        score: Score | None = None,
-        generator: torch.Generator | None = None,
-        autocast_dtype: torch.dtype | None = None,
-    ) -> list[Any]:
         for name, value in (("n_masks", n_masks), ("grid", grid)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, but found {value!r}")
@@ -134,18 +103,17 @@ class RISE(MaskAttribution):
             masks = _RandomMasks(batch, n_masks, grid, probability, seed)
             return [[maps] for maps in masks.average(batch.score(masks) / probability)]
 
-        results = self._run(
-            explain,
+        request = Request(
             inputs,
-            targets,
             baselines,
+            target,
             additional_forward_args,
-            score=score,
-            perturbations_per_eval=perturbations_per_eval,
-            show_progress=show_progress,
-            autocast_dtype=autocast_dtype,
+            perturbations_per_eval,
+            show_progress,
+            score,
+            autocast_dtype,
         )
-        return [maps for (maps,) in results]
+        return self._run(request, explain)
 
 
 class _RandomMasks:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc, Inputs, Target
 from captum_excon.attr._capture import Layer, LayerChoice, Reshape, capture
-from captum_excon.attr._mask_attribution import Maps, MaskAttribution
+from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
 from captum_excon.attr._masks import FeatureMasks, resize
 from captum_excon.attr._scoring import Batch, Score
 
@@ -99,39 +99,16 @@ class ScoreCAM(MaskAttribution):
         Raises:
             ValueError: As in `MultiLayerSISE.attribute`.
         """
-        return self._explain(
-            inputs,
-            [target],
-            baselines,
-            additional_forward_args,
-            perturbations_per_eval,
-            show_progress,
-            attribute_to_layer_input,
-            score=score,
-            align_corners=align_corners,
-            autocast_dtype=autocast_dtype,
-        )[0]
 
-    def _explain(
-        self,
-        inputs: Inputs,
-        targets: list[Target],
-        baselines: Any,
-        additional_forward_args: Any,
-        perturbations_per_eval: int | None = None,
-        show_progress: bool = False,
-        attribute_to_layer_input: bool = False,
-        *,
-        score: Score = "identity",
-        align_corners: bool = True,
-        autocast_dtype: torch.dtype | None = None,
-    ) -> list[Any]:
         def explain(batch: Batch) -> list[list[Maps]]:
-            layers = self._layers(batch.inputs, batch.args)
             found = capture(
-                self.forward_func, layers, batch.inputs, batch.args, [],
+                self.forward_func,
+                self._layers(batch.inputs, batch.args),
+                batch.inputs,
+                batch.args,
+                scores=[],
                 to_input=attribute_to_layer_input,
-            )  # fmt: skip
+            )
             masks = FeatureMasks(found.maps, None, batch.sizes, align_corners=align_corners)
             (maps,), ((image, channel),) = masks.maps, masks.index
             # A constant map is an empty mask; one empty mask serves all of an image's.
@@ -140,18 +117,17 @@ class ScoreCAM(MaskAttribution):
             cams = torch.einsum("tnk,nk...->tn...", scores.softmax(2), maps).relu().unsqueeze(2)
             return [[tuple(resize(cam, size) for size in batch.sizes)] for cam in cams]
 
-        results = self._run(
-            explain,
+        request = Request(
             inputs,
-            targets,
             baselines,
+            target,
             additional_forward_args,
-            score=score,
-            perturbations_per_eval=perturbations_per_eval,
-            show_progress=show_progress,
-            autocast_dtype=autocast_dtype,
+            perturbations_per_eval,
+            show_progress,
+            score,
+            autocast_dtype,
         )
-        return [maps for (maps,) in results]
+        return self._run(request, explain)
 
 
 class _EmptyMasks:

@@ -17,7 +17,7 @@ import tqdm
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from captum_excon.attr._captum import Target, select_target, take_rows
+from captum_excon.attr._captum import ForwardArgs, Target, select_target, take_targets
 from captum_excon.attr._capture import HookedLayer
 from captum_excon.attr._modes import eager
 from captum_excon.grad_cam._model import HALF, ObservedModel
@@ -55,22 +55,21 @@ class CamCall:
         layers: Sequence[HookedLayer],
         images: Tensor,
         target: Target,
-        args: tuple[Any, ...],
+        args: ForwardArgs,
     ) -> NDArray[Any]:
         """Returns the maps (N, *spatial) of N > 0 images; several layers are aggregated."""
         rows = len(images)
         # What scores many rows does not say of which image they are: with arguments that differ,
         # and where the class takes one target for all, each image has a call of its own.
-        own_args = any(isinstance(a, Tensor) and a.dim() > 0 and len(a) == rows for a in args)
-        step = 1 if own_args or is_subclass(self.cam_class, "FinerCAM") else rows
+        step = 1 if any(args.per_image) or is_subclass(self.cam_class, "FinerCAM") else rows
         images = images.float() if images.dtype in HALF else images
         parts = []
         with _turn, _numpy_seed(self.seed), eager(), torch.inference_mode(False):
             for start in range(0, rows, step):
                 batch = images[start : start + step].detach().clone()
-                row_args = functools.partial(_repeat_row, args, start, rows)
+                row_args = functools.partial(_repeat_row, args, start)
                 observed = ObservedModel(model, layers, row_args, batch)
-                targets = [_OneImage(observed, target, i, rows) for i in range(start, start + step)]
+                targets = [_OneImage(observed, target, i) for i in range(start, start + step)]
                 with torch.enable_grad():
                     parts.append(self._run(observed, batch, targets))
         return np.concatenate(parts)
@@ -134,9 +133,8 @@ class _OneImage:
         model: ObservedModel,
         target: Target,
         image: int,
-        rows: int,
     ) -> None:
-        own = take_rows(target, torch.tensor([image]), rows)
+        own = take_targets(target, torch.tensor([image]))
         self._target = own[0] if isinstance(own, list) else own
         self._model = model
 
@@ -195,9 +193,8 @@ def is_subclass(cam_class: type, name: str) -> bool:
     return any(c.__name__ == name and "pytorch_grad_cam" in c.__module__ for c in cam_class.__mro__)
 
 
-def _repeat_row(args: tuple[Any, ...], image: int, rows: int, count: int) -> tuple[Any, ...]:
-    at = torch.full((count,), image)
-    return tuple(take_rows(a, at, rows) if isinstance(a, Tensor) else a for a in args)
+def _repeat_row(args: ForwardArgs, image: int, count: int) -> tuple[Any, ...]:
+    return args.take(torch.full((count,), image)).values
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from captum_excon.attr._batching import check_batch_size
 from captum_excon.attr._captum import (
+    ForwardArgs,
     Inputs,
     Target,
     check_targets,
@@ -184,7 +185,7 @@ class GradCamAttribution(LayerAttribution):
                 f"{[tuple(x.shape) for x in formatted]}; pass further inputs as "
                 "additional_forward_args"
             )
-        args = format_args(additional_forward_args)
+        args = format_args(additional_forward_args, len(images))
         check_targets([target], len(images))
         call = CamCall(
             self.cam_class,
@@ -209,17 +210,14 @@ class GradCamAttribution(LayerAttribution):
         layers: list[HookedLayer],
         images: Tensor,
         target: Target,
-        args: tuple[Any, ...],
+        args: ForwardArgs,
     ) -> Tensor:
         model, rows = unwrap(self.forward_func), len(images)
         if rows == 0:
             # A row of zeros tells the shape of the maps that no image has.
             model, target = callable_targets(model, [torch.sum, torch.mean]), 0
             images = images.new_zeros(1, *images.shape[1:])
-            args = tuple(
-                a.new_zeros(1, *a.shape[1:]) if isinstance(a, Tensor) and a.shape[:1] == (0,) else a
-                for a in args
-            )
+            args = args.of_one_row()
         with contextlib.nullcontext() if rows else np.errstate(all="ignore"):
             maps = call.maps(model, layers, images, target, args)[:rows]
         return torch.from_numpy(maps).unsqueeze(1).to(images)

@@ -130,9 +130,9 @@ class CaptumCam:
 
     def _predicted(self, images: Tensor) -> Target:
         forward_func = self.attribution.forward_func
-        args = format_args(self.options.get("additional_forward_args"))
+        args = format_args(self.options.get("additional_forward_args"), len(images))
         with torch.no_grad(), preserved_state(forward_func):
-            output = run_forward(forward_func, (images,), args)
+            output = run_forward(forward_func, (images,), args.values)
         if output.numel() == len(images):
             return None if output.dim() == 1 else (0,) * (output.dim() - 1)
         if output.dim() != 2:

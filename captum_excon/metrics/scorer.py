@@ -17,7 +17,6 @@ from captum_excon.attr._captum import (
     check_targets,
     format_args,
     run_forward,
-    take_rows,
 )
 from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import (
@@ -25,7 +24,6 @@ from captum_excon.attr._scoring import (
     Score,
     memory_format_of,
     settle_score,
-    take_args,
     without_ddp,
 )
 from captum_excon.metrics._maps import check_images
@@ -110,9 +108,9 @@ class Scorer:
         check_batch_size("batch_size", batch_size)
         self.forward_func = without_ddp(forward_func)
         self.images = images.detach()
-        self.args = format_args(additional_forward_args)
+        self.args = format_args(additional_forward_args, len(images))
         self.batch_size = batch_size
-        self.readout = Readout(target, score, len(images))
+        self.readout = Readout(target, score)
         self.original = self._score_originals()
 
     def score(self, rows_per_image: int, build: Build) -> Tensor:
@@ -139,9 +137,8 @@ class Scorer:
         first = torch.zeros(count, dtype=torch.long, device=self.images.device)
         copies = copy.copy(self)
         copies.images = self.images.expand(count, *self.images.shape[1:])
-        copies.args = take_args(self.args, first, 1)
-        target = take_rows(self.readout.target, first, 1)
-        copies.readout = replace(self.readout, target=target, rows=count)
+        copies.args = self.args.take(first)
+        copies.readout = self.readout.take(first)
         copies.original = self.original.expand(count)
         return copies
 
@@ -189,7 +186,7 @@ class Scorer:
             output = run_forward(
                 self.forward_func,
                 (batch.contiguous(memory_format=layout),),
-                take_args(self.args, _fill_up(image, stop - start), len(self.images)),
+                self.args.take(_fill_up(image, stop - start)).values,
             )
             with torch.autocast(device.type, enabled=False):
                 keep(start, output[: len(row)], image)

@@ -53,7 +53,7 @@ class DeepestLayerGradCam(LayerGradCam):
 
     def attribute(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Computes signed Grad-CAM maps, with the arguments and errors of `LayerGradCam`."""
-        (chosen,) = self._choice((inputs,), ())
+        (chosen,) = self._choice((inputs,))
         if chosen.reshape is not None:
             raise ValueError(
                 f"the deepest layer {chosen.name!r} has its channels last, which Captum's "
