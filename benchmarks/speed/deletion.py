@@ -39,7 +39,7 @@ from captum_excon.metrics.scorer import default_rows
 from captum_excon.models import Model, load_model
 
 
-class PixelFlipping(quantus.PixelFlipping):
+class PixelFlipping(quantus.PixelFlipping):  # type: ignore[name-defined]
     """Without its check of the step size, which no 28 steps over three channels can pass."""
 
     def custom_preprocess(self, **_: Any) -> None:
@@ -81,7 +81,7 @@ def main() -> None:
     coarse = torch.rand(len(images), 1, 7, 7, generator=generator)
     maps = F.interpolate(coarse, images.shape[2:], mode="bilinear")
     with torch.inference_mode():
-        classes = torch.cat([model(batch).argmax(1) for batch in images.split(own_rows)])
+        classes = torch.cat([model(batch).argmax(1) for batch in torch.split(images, own_rows)])
     metric = PixelFlipping(
         features_in_step=math.ceil(images[0].numel() / options.steps), disable_warnings=True
     )

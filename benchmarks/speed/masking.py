@@ -17,6 +17,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,7 @@ def main() -> None:
                 explained.append(seconds(explain, device))
                 bare.append(
                     seconds(
-                        lambda image=image, rows=rows: bare_forward(
-                            model, image, rows, options.batch_size, dtype
-                        ),
+                        partial(bare_forward, model, image, rows, options.batch_size, dtype),
                         device,
                     )
                 )

@@ -16,7 +16,7 @@ import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from captum.attr import LayerGradCam
@@ -38,8 +38,9 @@ def steps(
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, batch_size, 3, size, size, generator=generator).to(device)
     standard, random1, random2 = images
-    head = ProjectionHead(encoder.feature_dim, out_dim=128).to(device)
-    linear = nn.Linear(encoder.feature_dim, classes).to(device)
+    features = cast(int, encoder.feature_dim)
+    head = ProjectionHead(features, out_dim=128).to(device)
+    linear = nn.Linear(features, classes).to(device)
     classifier = nn.Sequential(encoder, linear)
     labels = torch.randint(0, classes, (batch_size,), generator=generator).to(device)
     if exconb:

@@ -149,7 +149,7 @@ def family_p(differences: Sequence[Values], *, seed: int = 0) -> Values:
     images = np.array([np.isfinite(d).sum() for d in differences])
     coarse = np.flatnonzero((p <= 2 * FEW / (RESAMPLES + 1)) & (images > math.log2(RESAMPLES)))
     if len(coarse):
-        p[coarse] = _sign_flip_p([differences[i] for i in coarse], resamples, seed)
+        p[coarse] = _sign_flip_p([differences[int(i)] for i in coarse], resamples, seed)
     return p
 
 

@@ -108,7 +108,8 @@ def _one_metric(
     best = max(methods, key=lambda name: sign * means[name], default=None)
     pairs = [] if best is None else _against(best, columns, run.controls)
     marks = {} if best is None else _marks(best, pairs, sign, methods, run.controls)
-    if marks.get(best) == BEST and any(intervals[best].count < intervals[n].count for n in methods):
+    counts = [intervals[name].count for name in methods]
+    if best is not None and marks.get(best) == BEST and intervals[best].count < max(counts):
         marks[best] = TIED
     failed = run.explained["status"].str.startswith("error")
     outcomes = pd.concat([scores, run.explained[failed]])

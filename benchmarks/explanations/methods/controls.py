@@ -49,7 +49,8 @@ def sobel(images: Tensor, items: Sequence[int]) -> Tensor:
     horizontal = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]]).to(gray)
     kernels = torch.stack([horizontal, horizontal.T])[:, None]
     gradients: Tensor = torch.nn.functional.conv2d(gray, kernels)
-    return gradients.norm(dim=1, keepdim=True)
+    strength: Tensor = gradients.norm(dim=1, keepdim=True)
+    return strength
 
 
 def centre_gaussian(images: Tensor, items: Sequence[int]) -> Tensor:

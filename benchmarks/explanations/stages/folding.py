@@ -63,7 +63,7 @@ def _pairs(trace: Trace) -> list[tuple[Call, Call]]:
     convolutions = {
         call.node: call
         for call in once
-        if isinstance(call.module, nn.Conv2d) and readers[call.node] == 1
+        if isinstance(call.module, nn.Conv2d) and call.node is not None and readers[call.node] == 1
     }
     pairs = []
     for norm in once:
