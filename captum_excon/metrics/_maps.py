@@ -73,21 +73,21 @@ def check_fraction(fraction: float) -> None:
 
 
 def finite(maps: Tensor) -> Tensor:
-    """Which (N, H, W) maps have finite values only, (N,) bool."""
+    """Tells which (N, H, W) maps have finite values only, (N,) bool."""
     return maps.isfinite().flatten(1).all(1)
 
 
 def informative(maps: Tensor) -> Tensor:
-    """Which (N, H, W) maps are finite and not constant up to rounding, (N,) bool."""
+    """Tells which (N, H, W) maps are finite and not constant up to rounding, (N,) bool."""
     return finite(maps) & varying(maps.nan_to_num().unsqueeze(1)).squeeze(1)
 
 
 def ranks(maps: Tensor, seed: int = 0) -> Tensor:
-    """The place of every pixel when they are sorted from high to low, (N, H, W) int64.
+    """Returns the place of every pixel in descending order, (N, H, W) int64.
 
-    The pixels are permuted before a stable sort. That is what noise below the maps' quantum does,
-    without the rounding. The permutation depends on the size and the seed alone, so that an
-    image's order depends neither on the batch nor on the device.
+    The pixels are permuted before a stable sort, which breaks ties as infinitesimal noise would.
+    The permutation depends on the size and the seed alone, so an image's order depends neither on
+    the batch nor on the device.
     """
     flat = maps.flatten(1).nan_to_num()
     generator = torch.Generator().manual_seed(seed)
@@ -98,7 +98,7 @@ def ranks(maps: Tensor, seed: int = 0) -> Tensor:
 
 
 def pixel_count(fraction: float, maps: Tensor) -> int:
-    """The number of pixels that a share of a map stands for, at least one."""
+    """Returns how many pixels a share of a map is, at least one."""
     return max(1, round(fraction * maps.shape[1:].numel()))
 
 
@@ -109,23 +109,23 @@ def scaled(maps: Tensor) -> Tensor:
 
 
 def precise(x: Tensor) -> Tensor:
-    """The tensor in float64 where the device has it, so that sums do not depend on their order."""
+    """Returns the tensor in float64 if the device has it, so that sums do not depend on order."""
     return x.float() if x.device.type == "mps" else x.double()
 
 
 def nan_where(undefined: Tensor, values: Tensor) -> Tensor:
-    """Values in float32, NaN where undefined."""
+    """Returns the values in float32, NaN where undefined."""
     return torch.where(undefined, torch.nan, values.float())
 
 
 def nan_reasons(
     maps: Tensor, masks: Tensor | None = None, *, mass: bool = False
 ) -> list[str | None]:
-    """Says for each image why its metrics are NaN.
+    """Returns for each image why its metrics are NaN.
 
-    A map that is constant (all zero, for instance) orders no pixels and a map with NaN or infinite
-    values has no order; metrics of such maps are NaN rather than a number that means nothing. The
-    same holds where a localization metric is given an empty mask.
+    Constant maps, such as all zeros, and maps with NaN or infinite values do not rank pixels, so
+    their metrics are NaN rather than a meaningless number. So are localization metrics of an empty
+    mask.
 
     Args:
         maps: As for the metric, (N, H, W) or (N, C, H, W).

@@ -1,4 +1,4 @@
-r"""Drop and Increase: the score of what a map shows, against that of the whole image."""
+"""Drop and Increase: the score of the pixels that a map keeps, against the whole image's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class DropIncrease(NamedTuple):
-    """What `drop_increase` and its relatives return.
+    """The values that `drop_increase` and its relatives return.
 
     Attributes:
         drop: The share of the score that is lost, in [0, 1]; lower is better.

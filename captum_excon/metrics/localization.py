@@ -22,9 +22,8 @@ def ebpg(maps: Tensor, masks: Tensor) -> Tensor:
     r"""Energy-based pointing game: the share of the map's positive values that is on the object.
 
     :math:`\sum_{\lambda \in M} a_\lambda / \sum_\lambda a_\lambda` with
-    :math:`a = \max(0, \mathrm{map})`. In [0, 1]; higher is better, and a random map's value is the
-    object's share of the image. Quantus's ``RelevanceMassAccuracy`` of the rectified map is the
-    same.
+    :math:`a = \max(0, \mathrm{map})`. In [0, 1]; higher is better, and a random map scores the
+    object's share of the image. Equals Quantus's ``RelevanceMassAccuracy`` of the rectified map.
 
     Reference: Wang et al., *Score-CAM*, CVPR Workshops 2020, https://arxiv.org/abs/1910.01279.
 
@@ -56,9 +55,9 @@ def ebpg(maps: Tensor, masks: Tensor) -> Tensor:
 def bbox(maps: Tensor, masks: Tensor, *, seed: int = 0) -> Tensor:
     """Bbox: the share of the top n pixels that are on the object, n being its area.
 
-    In [0, 1]; higher is better, and a random map's value is the object's share of the image.
-    Quantus's ``RelevanceRankAccuracy`` is the same where no pixels tie; here ties are broken by a
-    permutation drawn from ``seed``.
+    In [0, 1]; higher is better, and a random map scores the object's share of the image. Equals
+    Quantus's ``RelevanceRankAccuracy`` if no pixels tie; here ties are broken by a permutation
+    drawn from ``seed``.
 
     Reference: Schulz et al., *Restricting the Flow: Information Bottlenecks for Attribution*, ICLR
     2020, https://arxiv.org/abs/2001.00396.
@@ -106,7 +105,7 @@ def miou(
     Args:
         maps: As in `ebpg`.
         masks: As in `ebpg`.
-        fraction: The share of pixels in R, in (0, 1]; without effect on a threshold.
+        fraction: The share of pixels in R, in (0, 1]; ignored if there is a threshold.
         threshold: In [0, 1), or None for the top fraction.
         seed: Breaks ties.
 
@@ -139,7 +138,7 @@ def miou(
 
 
 def _prepared(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps and masks, (N, H, W) each, and for which images nothing can be said, (N,)."""
+    """Returns maps and masks, (N, H, W) each, and which images have no value, (N,)."""
     maps = check_maps(maps)
     masks = check_masks(masks, maps)
     undefined = ~informative(maps) | ~masks.flatten(1).any(1)

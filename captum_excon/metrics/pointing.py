@@ -11,13 +11,13 @@ from captum_excon.metrics._maps import check_maps, check_masks, informative, nan
 
 
 class ClassMean(NamedTuple):
-    """What `class_mean` returns.
+    """The means and counts that `class_mean` returns.
 
     Attributes:
         mean: The mean of the classes' means, a scalar.
         classes: The classes in ascending order, (K,) int64.
         means: The mean of each class, (K,) float32; NaN where all of its values are.
-        counts: How many values each mean is of, (K,) int64.
+        counts: How many values each mean averages, (K,) int64.
         undefined: How many values of each class were NaN, (K,) int64.
     """
 
@@ -32,8 +32,8 @@ def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15.0, seed:
     """Pointing game: 1 where the map's highest point is within ``tolerance`` of the object.
 
     Distances are Euclidean, in pixels of the map. If several pixels share the highest value, a
-    permutation drawn from ``seed`` picks one; Quantus counts a hit if any of them hits, so that
-    there a constant map always wins. Higher is better; accuracy is by `class_mean`.
+    permutation drawn from ``seed`` picks one. Quantus counts a hit if any of them hits, so a
+    constant map always wins there. Higher is better; `class_mean` makes the accuracy.
 
     Reference: Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016,
     https://arxiv.org/abs/1608.00507.
@@ -74,13 +74,13 @@ def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15.0, seed:
 
 
 def class_mean(values: Tensor, classes: Tensor) -> ClassMean:
-    """The mean of each class and the mean of those: the pointing game's accuracy.
+    """Averages values within each class and then over classes: the pointing game's accuracy.
 
-    NaN values belong to no mean; they are counted instead, to be reported beside it.
+    NaN values enter no mean; they are counted, to be reported beside it.
 
     Args:
-        values: One per image and class that is in it, (R,).
-        classes: The class of each, (R,) integers.
+        values: One per image and class in it, (R,).
+        classes: The class of each value, (R,) integers.
 
     Returns:
         Means and counts.
@@ -114,15 +114,15 @@ def class_mean(values: Tensor, classes: Tensor) -> ClassMean:
 
 
 def difficult(masks: Tensor, distractors: Tensor, *, largest: float = 0.25) -> Tensor:
-    """Which images belong to the pointing game's "difficult" set.
+    """Tells which images belong to the pointing game's "difficult" set.
 
-    Those whose objects of the class cover less than a quarter of the image, and that show an object
-    of another class. The paper measures the objects' boxes, so pass boxes as masks.
+    In these, objects of the class cover less than a quarter of the image, and there is an object of
+    another class. The paper measures the objects' boxes, so pass boxes as masks.
 
     Args:
         masks: The objects of the class, (N, H, W) or (N, 1, H, W), Boolean or 0 and 1.
         distractors: Whether there are objects of other classes, (N,) Boolean.
-        largest: The share of the image that the objects must stay below.
+        largest: The share of the image that the objects must not reach.
 
     Returns:
         (N,) Boolean.

@@ -1,4 +1,4 @@
-"""What the Quantus classes share: Quantus's arguments in, one value per image out."""
+"""Base classes of the metrics for Quantus: its arguments in, one value per image out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FROM_QUANTUS = {"forward_func", "images", "maps", "masks", "scoring"}
 
 
 class ExplanationMetric(Metric[Any]):
-    """What all of them share: Quantus's arguments in, one value per image out.
+    """Base class of all metrics here: Quantus's arguments in, one value per image out.
 
     Attributes:
         reasons: Of the last call, for each image: why its score is NaN, or None.
@@ -91,9 +91,8 @@ class ExplanationMetric(Metric[Any]):
     @classmethod
     def _known_options(cls) -> set[str]:
         parameters = set(inspect.signature(cls.function).parameters)
-        # Target and score, the other options of a scorer, are Quantus's y_batch and softmax.
-        scoring = {"additional_forward_args", "batch_size"} if "scoring" in parameters else set()
-        return parameters - _FROM_QUANTUS | scoring
+        # A scorer's other options are Quantus's y_batch, softmax and model_predict_kwargs.
+        return parameters - _FROM_QUANTUS | ({"batch_size"} if "scoring" in parameters else set())
 
     def __call__(
         self,

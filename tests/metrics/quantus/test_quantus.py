@@ -152,6 +152,9 @@ def test_wrong_use_is_named() -> None:
         own.Deletion(fraction=0.1)
     with pytest.raises(TypeError, match="EBPG has no option target; it has none"):
         own.EBPG(target=1)
+    # Quantus splits images into batches, and would not split these with them.
+    with pytest.raises(TypeError, match="has no option additional_forward_args"):
+        own.Deletion(additional_forward_args=torch.zeros(5, 3))
     with pytest.raises(ValueError, match="pass s_batch"):
         own.EBPG()(MODEL, **{**ARRAYS, "s_batch": None})
 
