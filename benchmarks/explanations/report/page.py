@@ -13,7 +13,7 @@ from markupsafe import Markup
 from benchmarks.explanations.analysis import names
 from benchmarks.explanations.analysis.run import Run
 from benchmarks.explanations.analysis.summaries import Analysis
-from benchmarks.explanations.report import plots, svg
+from benchmarks.explanations.report import charts
 from benchmarks.explanations.report.gallery import Gallery
 from benchmarks.explanations.report.layout import Table, rows_of
 
@@ -53,10 +53,8 @@ def render(run: Run, found: Analysis, tables: list[Table], gallery: Gallery | No
         tables={table.key: table for table in tables},
         quality=[table for table in tables if table.key in _quality_keys(found)],
         rows_of=rows_of,
-        curves=plots.curve_panels(run.scores, run.controls),
-        scatters=plots.quality_against_time(found),
-        width=svg.WIDTH,
-        height=svg.HEIGHT,
+        curves=charts.curve_panels(run.scores, run.controls),
+        scatters=charts.quality_against_time(found),
         agreement=_agreement(found),
         verdicts=_verdicts(found),
         gallery=gallery,

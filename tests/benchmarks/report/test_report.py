@@ -14,9 +14,9 @@ from PIL import Image
 from benchmarks.explanations.analysis.run import load_run
 from benchmarks.explanations.analysis.summaries import analyse
 from benchmarks.explanations.report import write_report
+from benchmarks.explanations.report.charts import HEIGHT, Level, Point, scatter
 from benchmarks.explanations.report.gallery import build
 from benchmarks.explanations.report.layout import failure_table, quality_tables, text_of
-from benchmarks.explanations.report.svg import HEIGHT, Line, Point, scatter
 from captum_excon.errors import UserError
 
 ONE = {"ebpg": "higher"}
@@ -372,9 +372,9 @@ def test_what_is_no_run_is_refused_with_the_next_step(tmp_path):
 def test_no_label_in_the_plot_of_quality_and_time_covers_another():
     names = [f"explainer-number-{i}" for i in range(8)]
     points = [Point(n, 1 + 0.01 * i, 0.5 + 0.001 * i, 0.4, 0.6) for i, n in enumerate(names)]
-    levels = [Line(f"control-{i}", 0.01 * i) for i in range(6)]
-    drawn = scatter(points, levels, "quality")
-    labels = re.findall(r'<text class="start[^"]*" x="([\d.]+)" y="([\d.]+)">([ec][^<]+)', drawn)
+    levels = [Level(f"control-{i}", 0.01 * i) for i in range(6)]
+    drawn = scatter(points, levels, "quality", "plot")
+    labels = re.findall(r'<text [^>]* x="([\d.]+)" y="([\d.]+)">([ec][^<]+)', drawn)
     assert len(labels) == 14
     # A line is 13 high, and 7 a letter is what is reckoned with.
     boxes = [(float(x), float(y), float(x) + 7 * len(text)) for x, y, text in labels]
@@ -383,3 +383,15 @@ def test_no_label_in_the_plot_of_quality_and_time_covers_another():
         for other_left, other_y, other_right in boxes[:i]:
             apart = abs(y - other_y) > 12.8 or right <= other_left or other_right <= left
             assert apart
+
+
+def test_a_chart_keeps_names_as_text_whatever_is_in_them():
+    names = [HOSTILE, "two\nlines \x00", "$x^2$", "层"]
+    points = [Point(name, 1.0 + i, 0.5, 0.4, 0.6) for i, name in enumerate(names)]
+    drawn = scatter(points, [Level(HOSTILE, 0.1)], HOSTILE, "plot")
+    assert drawn == scatter(points, [Level(HOSTILE, 0.1)], HOSTILE, "plot")
+    assert Reader(drawn).tags.count("script") == 0
+    assert "var(--accent)" in drawn
+    assert "DejaVu" not in drawn
+    for text in ("two�lines �", "$x^2$", "层", "&lt;/script&gt;&lt;script&gt;alert(1)"):
+        assert f">{text}" in drawn
