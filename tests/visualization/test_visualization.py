@@ -305,6 +305,37 @@ def test_options_out_of_range_are_refused(options: Any, message: str) -> None:
         overlay(torch.zeros(1, 3, 4, 4), torch.zeros(1, 4, 4), **options)
 
 
+# Photographs
+
+
+def test_a_photograph_is_drawn_whole_with_heat_where_the_network_looked() -> None:
+    photograph = Image.new("RGB", (8, 6), (0, 0, 255))
+    maps = torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])
+    picture = overlay(photograph, maps, box=(2, 1, 6, 5), cmap="gray", alpha=1)
+    assert picture.shape == (3, 6, 8)
+    assert picture[:, 1:5, 2:6].tolist() == [[[0, 64, 191, 255]] * 4] * 3
+    outside = torch.ones(6, 8, dtype=torch.bool)
+    outside[1:5, 2:6] = False
+    assert picture[:, outside].unique().tolist() == [round(255 * (0.4 / 3 + 0.6))]  # pale and gray
+    assert torch.equal(
+        overlay(photograph, maps[0], box=(2, 1, 6, 5), cmap="gray", alpha=1), picture
+    )
+
+
+def test_a_photograph_needs_the_part_that_the_network_saw() -> None:
+    photograph = Image.new("RGB", (8, 6))
+    with pytest.raises(ValueError, match=r"pass box=model.view\(image\), .* box=\(0, 0, 8, 6\)"):
+        overlay(photograph, torch.ones(2, 2))
+    with pytest.raises(ValueError, match="box must lie in the image of 8x6 pixels"):
+        overlay(photograph, torch.ones(2, 2), box=(0, 0, 9, 6))
+
+
+def test_photographs_become_pictures() -> None:
+    photograph = Image.new("L", (4, 2), 7)
+    assert torch.equal(to_uint8(photograph), torch.full((3, 2, 4), 7, dtype=torch.uint8))
+    assert grid([[photograph]], height=2)[4:6, 4:8].tolist() == [[[7] * 3] * 4] * 2
+
+
 # Figures
 
 
@@ -376,6 +407,19 @@ def test_long_texts_are_broken_at_spaces_and_inside_long_words() -> None:
     assert rise("one two three four") > one_line + 4
     assert rise("one\ntwo\nthree") == 3 * one_line + 4
     assert rise("without_any_space_at_all") > one_line + 4
+
+
+def test_a_bar_shows_the_colours_from_lowest_to_highest() -> None:
+    bare = grid([[plain(10)], [plain(20)]], height=72)
+    figure = grid([[plain(10)], [plain(20)]], height=72, cmap="gray", cmap_labels=("", ""))
+    assert np.array_equal(figure[:, : bare.shape[1]], bare)
+    bar = figure[4:76, 80:84].astype(int)
+    assert (bar[0].min(), bar[-1].max()) == (255, 0)
+    assert (np.diff(bar, axis=0) <= 0).all()
+    assert (figure[80:, bare.shape[1] :] == 255).all()
+    labelled = grid([[plain(255)]], height=72, cmap="viridis", cmap_labels=("low", "high"))
+    assert ink(labelled)[4:24, 88:].any()
+    assert ink(labelled)[56:76, 88:].any()
 
 
 def test_dollar_signs_are_not_mathematics() -> None:

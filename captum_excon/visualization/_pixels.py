@@ -1,0 +1,103 @@
+"""Images as networks and files have them, as pixels in [0, 1] or 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+Array = Tensor | npt.NDArray[Any]
+PerChannel = float | Sequence[float] | Tensor
+
+
+def to_uint8(
+    images: Array | Image.Image, *, mean: PerChannel | None = None, std: PerChannel | None = None
+) -> Tensor:
+    """Turns images, normalised or not, into 8-bit RGB pictures.
+
+    Args:
+        images: As for :func:`overlay`.
+        mean: Mean of the normalisation to undo, a number or one for each channel.
+        std: Standard deviation of the normalisation to undo.
+
+    Returns:
+        ``uint8`` tensor of shape ``(N, 3, H, W)``, or ``(3, H, W)`` for one image, on the images'
+        device.
+
+    Raises:
+        ValueError: If the shape is wrong or the image does not lie in [0, 1] after un-normalising.
+        TypeError: If the images are neither ``uint8`` nor floating-point.
+
+    Example:
+        >>> import torch
+        >>> from captum_excon.visualization import to_uint8
+        >>> to_uint8(torch.tensor([[[-1.0, 0.0, 1.0]]]), mean=0.5, std=0.5)[0]
+        tensor([[  0, 128, 255]], dtype=torch.uint8)
+    """
+    array = as_tensor(images)
+    pictures = quantized(unnormalized(array, mean, std))
+    return pictures[0] if array.ndim == 3 else pictures
+
+
+def as_tensor(images: Array | Image.Image) -> Tensor:
+    """Returns arrays and tensors as they are, and a PIL image as (3, H, W) uint8."""
+    if isinstance(images, Image.Image):
+        return torch.from_numpy(np.array(images.convert("RGB"))).movedim(-1, 0)
+    # The copy is for arrays that are read-only or flipped, which torch does not take.
+    return images.detach() if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+
+
+def unnormalized(images: Tensor, mean: PerChannel | None, std: PerChannel | None) -> Tensor:
+    """Returns float32 RGB images ``(N, 3, H, W)`` in [0, 1]."""
+    if images.ndim not in (3, 4) or images.shape[-3] not in (1, 3) or 0 in images.shape[-2:]:
+        raise ValueError(
+            "images must have shape (N, C, H, W) or (C, H, W) with C = 1 or 3 channels, not "
+            f"{tuple(images.shape)}."
+        )
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise TypeError(f"images must be uint8 or floating-point, not {images.dtype}.")
+    if (mean is None) != (std is None):
+        raise ValueError("pass mean and std together, or neither.")
+
+    pixels = images.float()
+    if images.dtype == torch.uint8:
+        if mean is not None:
+            raise ValueError("uint8 images are not normalised: leave out mean and std.")
+        pixels = pixels / 255
+    elif mean is not None and std is not None:
+        pixels = pixels * _per_channel("std", std, pixels) + _per_channel("mean", mean, pixels)
+    if not pixels.isfinite().all():
+        raise ValueError("images contain NaN or infinite values.")
+    # Less than one grey level: what a round trip through bfloat16 costs at most.
+    if pixels.numel() and (pixels.min() < -1 / 255 or pixels.max() > 1 + 1 / 255):
+        raise ValueError(
+            f"images have values from {pixels.min():.3g} to {pixels.max():.3g}, outside [0, 1]"
+            + (
+                ": pass mean and std if they are normalised (`overlay` and `to_uint8` take them)."
+                if mean is None
+                else " after the normalisation is undone: mean and std are not the ones it used."
+            )
+        )
+    pixels = pixels.clamp(0, 1).reshape(-1, *pixels.shape[-3:])
+    return pixels.expand(-1, 3, -1, -1)
+
+
+def _per_channel(name: str, value: PerChannel, pixels: Tensor) -> Tensor:
+    numbers = torch.as_tensor(value, dtype=pixels.dtype, device=pixels.device).reshape(-1, 1, 1)
+    if len(numbers) not in (1, pixels.shape[-3]):
+        raise ValueError(
+            f"{name} has {len(numbers)} values, but the images have {pixels.shape[-3]} channels."
+        )
+    if not numbers.isfinite().all() or (name == "std" and (numbers <= 0).any()):
+        raise ValueError(f"{name} must be finite (std also positive), not {value}.")
+    return numbers
+
+
+def quantized(pixels: Tensor) -> Tensor:
+    """Rounds pixels in [0, 1] to 8 bits."""
+    return (pixels * 255).round().to(torch.uint8)
