@@ -18,7 +18,7 @@ from captum._utils.common import (
     _validate_target,
 )
 from captum.attr._utils.approximation_methods import SUPPORTED_METHODS, approximation_parameters
-from captum.attr._utils.common import _format_input_baseline, _validate_input
+from captum.attr._utils.common import _format_input_baseline
 from torch import Tensor
 
 __all__ = [
@@ -40,6 +40,9 @@ __all__ = [
 ForwardFunc = Callable[..., Any]
 Inputs = Tensor | tuple[Tensor, ...]
 Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
+
+
+_ORDER = "baselines come before target in attribute, so pass target=... by name"
 
 
 class Classes(list[Target]):
@@ -90,24 +93,31 @@ def format_baselines(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     """Returns one tensor of 1 or N rows per input, broadcastable to it; None means zero."""
     if isinstance(baselines, Tensor) and baselines.dim() == 0:
         baselines = baselines.item()
+    if isinstance(baselines, list):
+        raise TypeError(f"baselines must be numbers or tensors, but found a list; {_ORDER}")
     _, formatted = _format_input_baseline(inputs, baselines)
-    _validate_input(inputs, formatted)
-    tensors = tuple(
-        b.detach().to(x) if isinstance(b, Tensor) else x.new_full((1,) * x.dim(), b)
-        for x, b in zip(inputs, formatted, strict=True)
-    )
-    for x, b in zip(inputs, tensors, strict=True):
-        if b.dim() != x.dim() or any(
-            s not in (1, t) for s, t in zip(b.shape, x.shape, strict=True)
-        ):
+    if len(formatted) != len(inputs):
+        raise ValueError(
+            f"there must be one baseline for each input, but found {len(formatted)} for "
+            f"{len(inputs)}; {_ORDER}"
+        )
+    tensors = []
+    for x, b in zip(inputs, formatted, strict=True):
+        if not isinstance(b, Tensor):
+            b = x.new_full((1,) * x.dim(), b)
+        fits = [s in (1, t) for s, t in zip(b.shape, x.shape, strict=False)]
+        if b.dim() != x.dim() or not all(fits):
             raise ValueError(
                 f"baselines of shape {tuple(b.shape)} do not fit inputs of shape "
-                f"{tuple(x.shape)}; pass a number, a tensor of the inputs' shape, or one of "
-                "shape (1, C, 1, 1) such as (0 - mean) / std for black"
+                f"{tuple(x.shape)}; pass a number, a tensor of the inputs' shape, or one that "
+                "broadcasts to it, such as (0 - mean) / std of shape (1, C, 1, 1) for black; "
+                f"{_ORDER}"
             )
+        b = b.detach().to(x)
         if not bool(torch.isfinite(b).all()):
             raise ValueError("baselines contain NaN or infinite values; pass finite ones")
-    return tensors
+        tensors.append(b)
+    return tuple(tensors)
 
 
 @dataclass(frozen=True)

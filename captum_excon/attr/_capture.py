@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,15 @@ def resolve_layers(
     return resolved
 
 
+def listed(layers: Layer | Iterable[Layer]) -> list[Layer]:
+    """Returns the layers as a list: a module is one layer, also an `nn.Sequential` of several."""
+    if isinstance(layers, nn.ModuleList) or (
+        isinstance(layers, Iterable) and not isinstance(layers, (nn.Module, str))
+    ):
+        return list(layers)
+    return [layers]
+
+
 class LayerChoice:
     """The layers of a method: those it was given, or those chosen for the inputs it meets.
 
@@ -96,7 +105,7 @@ class LayerChoice:
     def __init__(
         self,
         forward_func: ForwardFunc,
-        layers: Sequence[Layer] | None,
+        layers: Layer | Iterable[Layer] | None,
         reshape: Reshape | None,
         *,
         deepest: bool = False,
@@ -104,7 +113,9 @@ class LayerChoice:
         self._forward_func = forward_func
         self._reshape = reshape
         self._deepest = deepest
-        self._given = None if layers is None else resolve_layers(forward_func, layers, reshape)
+        self._given = (
+            None if layers is None else resolve_layers(forward_func, listed(layers), reshape)
+        )
         self._chosen: dict[tuple[torch.Size, ...], list[HookedLayer]] = {}
 
     def __call__(
@@ -193,10 +204,14 @@ def capture(
             ):
                 # Copies, since the model may write to its inputs, and since autograd refuses the
                 # inference tensors of an outer inference_mode.
-                output = run_forward(forward_func, tuple(x.clone() for x in inputs), args.values)
-                selected = [score(output) for score in scores]
+                copies = tuple(x.clone() for x in inputs)
+                output = _run(forward_func, copies, tuple(map(_normal, args.values)))
+                # An ambient autocast is for the model, not for the scores and the backward pass.
+                with torch.autocast(inputs[0].device.type, enabled=False):
+                    selected = [score(output) for score in scores]
             tensors = _all_held(layers, held)
-            grads, without = _gradients(selected, tensors, grad_kwargs or {})
+            with torch.autocast(inputs[0].device.type, enabled=False):
+                grads, without = _gradients(selected, tensors, grad_kwargs or {})
             if not without:
                 break
         else:
@@ -223,6 +238,23 @@ def capture(
             "and output, and explain in float32 where float16 overflows"
         )
     return Capture(maps, weights)
+
+
+def _run(forward_func: ForwardFunc, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
+    try:
+        return run_forward(forward_func, inputs, args)
+    except RuntimeError as error:
+        if "Inference tensors cannot be saved for backward" not in str(error):
+            raise
+        raise ValueError(
+            "the model holds inference tensors, which have no gradients: its parameters or buffers "
+            "were made or loaded under torch.inference_mode; make the model outside of it, or pass "
+            "copy.deepcopy(model)"
+        ) from error
+
+
+def _normal(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _gradients(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from captum_excon.attr._captum import (
     format_baselines,
     format_inputs,
 )
+from captum_excon.attr._masks import warn_of_empty
 from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import (
     Batch,
@@ -31,6 +32,11 @@ from captum_excon.attr._scoring import (
     check_autocast,
     progress_bar,
     settle_score,
+)
+
+_EMPTY = (
+    "no mask makes a difference to the score (for SISE, of the feature maps with a positive "
+    "gradient); explain another target, choose other layers, or lower the threshold"
 )
 
 # One saliency map (N, 1, *spatial) for each input tensor.
@@ -139,7 +145,7 @@ class MaskAttribution(PerturbationAttribution):
             kinds = list(zip(*(done[start][t] for start in sorted(done)), strict=True))
             whole = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in kinds]
             first, *others = whole or [tuple(map(torch.empty_like, inputs))]
-            _warn_of_empty(first, type(self).__name__)
+            warn_of_empty(first, type(self).__name__, _EMPTY)
             # One channel stands for all of an input's.
             first = tuple(
                 m.to(x.dtype).expand_as(x).contiguous() for m, x in zip(first, inputs, strict=True)
@@ -154,12 +160,22 @@ class MaskAttribution(PerturbationAttribution):
         return results if several else results[0]
 
 
-def _warn_of_empty(maps: Maps, name: str) -> None:
-    empty = int((~maps[0].flatten(1).any(1)).sum())
-    if empty:
-        warnings.warn(
-            f"{name}: {empty} of {len(maps[0])} maps are all zero: no mask makes a difference to "
-            "the score (for SISE, of the feature maps with a positive gradient); explain another "
-            "target, choose other layers, or lower the threshold",
-            stacklevel=5,
-        )
+def without_layer_maps_in_noise(attribute: Any) -> Any:
+    """Makes a logged ``attribute`` refuse layer maps to `captum.attr.NoiseTunnel`.
+
+    NoiseTunnel averages tensors and would fail on a pair with an error that names no remedy. It
+    calls the function that Captum's log wraps, past the log.
+    """
+    inner = attribute.__wrapped__
+
+    @functools.wraps(inner)
+    def unlogged(*args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("return_layer_maps"):
+            raise ValueError(
+                "NoiseTunnel averages attributions and cannot average layer maps; leave out "
+                "return_layer_maps, or call attribute on noisy copies of the images"
+            )
+        return inner(*args, **kwargs)
+
+    attribute.__wrapped__ = unlogged
+    return attribute

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_excon._messages import warn
+
 Fusion = Literal["otsu", "soft_otsu", "sum"] | Callable[[list[Tensor]], Tensor]
 
 _BINS = 256
@@ -90,6 +92,17 @@ def otsu(values: Tensor, valid: Tensor | None = None) -> Tensor:
     return centers[variance.argmax(1)].to(values.dtype)
 
 
+def weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
+    """Sums maps by weights: (..., T, R) @ (..., R, P) -> (..., T, P).
+
+    The sum is made in float64, which neither an ambient autocast nor TF32 touches; MPS, which has
+    none, makes it in float32.
+    """
+    wide = torch.float32 if maps.device.type == "mps" else torch.float64
+    with torch.autocast(maps.device.type, enabled=False):
+        return (weights.to(wide) @ maps.to(wide)).to(maps.dtype)
+
+
 def minmax(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Scales each (N, 1, *spatial) map to [0, 1].
 
@@ -112,6 +125,13 @@ def varying(maps: Tensor) -> Tensor:
 
 def _apart(low: Tensor, high: Tensor) -> Tensor:
     return (high - low) > 8 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
+
+
+def warn_of_empty(maps: Sequence[Tensor], name: str, reason: str) -> None:
+    """Warns of images whose maps, each (N, C, *spatial), are zero in every one of ``maps``."""
+    empty = int((~torch.stack([m.flatten(1).any(1) for m in maps]).any(0)).sum())
+    if empty:
+        warn(f"{name}: {empty} of {len(maps[0])} maps are all zero: {reason}")
 
 
 def fuse(layer_maps: list[Tensor], present: list[Tensor], fusion: Fusion) -> Tensor:
@@ -236,7 +256,6 @@ class FeatureMasks:
         """
         low, span, _ = self.statistics[:, input_index]
         scaled = weights / span
-        shift = scaled * low
         results = []
         for layer, maps in enumerate(self.maps):
             first = self.bounds[layer]
@@ -247,7 +266,7 @@ class FeatureMasks:
                     rows = slice(first, first + count)
                     start = first - self.bounds[layer]
                     small = self._rows(layer, start, start + count).flatten(1)
-                    summed = scaled[:, rows] @ small - shift[:, rows].sum(1, keepdim=True)
+                    summed = weighted_sum(scaled[:, rows], small - low[rows].unsqueeze(1))
                     total[:, n] = summed.view(-1, *maps.shape[2:])
                 first += count
             results.append(total)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
+from captum_excon._messages import warn
 from captum_excon.attr._captum import ForwardFunc
 
 _stances = threading.Lock()
@@ -55,15 +55,17 @@ def preserved_state(forward_func: ForwardFunc) -> Iterator[None]:
         return
     unsteady = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
     if any(isinstance(module, unsteady) for module in training):
-        warnings.warn(
+        warn(
             "the model is in training mode: dropout and batch norm make the maps random and "
-            "dependent on the other images of the batch; call model.eval() first",
-            stacklevel=4,
+            "dependent on the other images of the batch; call model.eval() first"
         )
     saved = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = {b.device.index for b, _ in saved if b.device.type == "cuda"}
+    tensors = [*model.parameters(), *model.buffers()]
+    devices = {t.device.index for t in tensors if t.device.type == "cuda"}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        devices.add(torch.cuda.current_device())
     try:
-        with torch.random.fork_rng(devices=sorted(d for d in devices if d is not None)):
+        with torch.random.fork_rng(devices=sorted(devices)):
             yield
     finally:
         with torch.no_grad():

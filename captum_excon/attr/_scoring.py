@@ -205,8 +205,9 @@ class Batch:
             )
             with _autocast(self.inputs[0].device, self.autocast_dtype):
                 output = run_forward(forward_func, masked, self.args.take(at).values)
-            for t, readout in enumerate(self.readouts):
-                scores[t, start:stop] = readout.value(output, at)
+            with torch.autocast(self.inputs[0].device.type, enabled=False):
+                for t, readout in enumerate(self.readouts):
+                    scores[t, start:stop] = readout.value(output, at)
             self.progress.update(stop - start)
 
         with torch.inference_mode():
@@ -228,6 +229,12 @@ def without_ddp(forward_func: ForwardFunc) -> ForwardFunc:
     """Takes off a wrapper whose forward waits for the other ranks: their numbers of rows differ."""
     if isinstance(forward_func, nn.parallel.DistributedDataParallel):
         return cast(ForwardFunc, forward_func.module)
+    inside = forward_func.modules() if isinstance(forward_func, nn.Module) else ()
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in inside):
+        raise ValueError(
+            "the model contains a DistributedDataParallel module, whose forward passes would wait "
+            "for ranks that have other numbers of rows; put its .module there"
+        )
     return forward_func
 
 

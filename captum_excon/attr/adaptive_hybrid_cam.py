@@ -8,7 +8,7 @@ import torch
 from captum.log import log_usage
 
 from captum_excon.attr._captum import Inputs, Target
-from captum_excon.attr._mask_attribution import Request
+from captum_excon.attr._mask_attribution import Request, without_layer_maps_in_noise
 from captum_excon.attr._masks import Fusion, select_adaptive
 from captum_excon.attr._scoring import Score
 from captum_excon.attr.multi_layer_sise import MultiLayerSISE
@@ -27,7 +27,7 @@ class AdaptiveHybridCAM(MultiLayerSISE):
 
     Args:
         forward_func: As in `MultiLayerSISE`, like all that follow.
-        layers: The layers, shallow to deep, or None to have them chosen.
+        layers: The layers, shallow to deep, a single one, or None to have them chosen.
         device_ids: As in Captum.
         reshape_transform: Turns a captured tensor into (N, C, \*spatial).
 
@@ -41,6 +41,7 @@ class AdaptiveHybridCAM(MultiLayerSISE):
         torch.Size([2, 3, 32, 32])
     """
 
+    @without_layer_maps_in_noise
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,

@@ -33,9 +33,16 @@ from captum_excon.attr._capture import (
     LayerChoice,
     Reshape,
     capture,
+    listed,
 )
+from captum_excon.attr._masks import warn_of_empty, weighted_sum
 from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import Readout, progress_bar
+
+_EMPTY = (
+    "no step of the path has a positive sum of gradients times activations; explain another "
+    "target, choose another layer, or pass relu_attributions=False to keep the signs"
+)
 
 
 class IntegratedGradCAM(LayerAttribution, GradientAttribution):
@@ -92,8 +99,8 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
     ) -> None:
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
         GradientAttribution.__init__(self, forward_func)
-        self._single = not isinstance(layer, (list, tuple))
-        layers: Any = None if layer is None else [layer] if self._single else layer
+        layers = None if layer is None else listed(layer)
+        self._single = layers is None or layers == [layer]
         self._layers = LayerChoice(forward_func, layers, reshape_transform, deepest=True)
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
@@ -205,6 +212,7 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
             run_in_batches(rows * n_steps, step, images, internal_batch_size)
         results: list[Any] = []
         for maps in zip(*(total.to(images[0].dtype) for total in totals), strict=True):
+            warn_of_empty(maps, type(self).__name__, _EMPTY)
             listed = [(m,) for m in maps] if isinstance(inputs, tuple) else list(maps)
             results.append(listed[0] if self._single else listed)
         return results if isinstance(target, Classes) else results[0]
@@ -286,13 +294,15 @@ class _Path:
         return [m.to(torch.promote_types(m.dtype, torch.float32)) for m in maps]
 
 
-def _grad_cam(slopes: Tensor, maps: Tensor, summed: bool) -> Tensor:
+def _grad_cam(slopes: Tensor, maps: Tensor, over_channels: bool) -> Tensor:
     """Grad-CAM's term: (T, R, K) mean gradients and (R, K, *spatial) maps to (T, R, K, *spatial).
 
-    ``summed`` over K where wanted, leaving one channel.
+    With ``over_channels`` summed over K, which leaves one channel.
     """
-    if summed:
-        return torch.einsum("trk,rk...->tr...", slopes, maps).unsqueeze(2)
+    if over_channels:
+        flat = maps.reshape(*maps.shape[:2], -1)
+        summed = weighted_sum(slopes.transpose(0, 1), flat).transpose(0, 1)
+        return summed.reshape(*summed.shape[:2], 1, *maps.shape[2:])
     return slopes.reshape(*slopes.shape, *(1,) * (maps.dim() - 2)) * maps
 
 

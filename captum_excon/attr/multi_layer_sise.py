@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,7 +12,12 @@ from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc, Inputs, Target
 from captum_excon.attr._capture import Layer, LayerChoice, Reshape, capture
-from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
+from captum_excon.attr._mask_attribution import (
+    Maps,
+    MaskAttribution,
+    Request,
+    without_layer_maps_in_noise,
+)
 from captum_excon.attr._masks import (
     FeatureMasks,
     Fusion,
@@ -59,7 +64,8 @@ class MultiLayerSISE(MaskAttribution):
     Args:
         forward_func: The model, or any function of the inputs that returns a tensor (N, ...).
             Only a `torch.nn.Module` can have its layers chosen.
-        layers: The layers, shallow to deep, as modules or names. By default those of
+        layers: The layers, shallow to deep, as modules or names, or a single one (an
+            `nn.Sequential` is one layer; list its parts to have several). By default those of
             `captum_excon.select_layers`, chosen at the first call for each input shape (a trace on
             an empty batch or, for models that cannot take one, on one row) and logged at INFO
             level.
@@ -81,7 +87,7 @@ class MultiLayerSISE(MaskAttribution):
     def __init__(
         self,
         forward_func: ForwardFunc,
-        layers: Sequence[Layer] | None = None,
+        layers: Layer | Iterable[Layer] | None = None,
         device_ids: list[int] | None = None,
         *,
         reshape_transform: Reshape | None = None,
@@ -90,6 +96,7 @@ class MultiLayerSISE(MaskAttribution):
         self.device_ids = device_ids
         self._layers = LayerChoice(forward_func, layers, reshape_transform)
 
+    @without_layer_maps_in_noise
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,

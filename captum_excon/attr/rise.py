@@ -11,7 +11,7 @@ from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc, Inputs, Target
 from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
-from captum_excon.attr._masks import resize
+from captum_excon.attr._masks import resize, weighted_sum
 from captum_excon.attr._scoring import Batch, Score
 
 
@@ -157,6 +157,6 @@ class _RandomMasks:
             total = per_image.new_zeros(*per_image.shape[:2], math.prod(size))
             for start in range(0, count, 64):
                 rows = torch.arange(start, min(start + 64, count), device=scores.device)
-                total += per_image[..., rows] @ self._draw(rows, size).flatten(1)
+                total += weighted_sum(per_image[..., rows], self._draw(rows, size).flatten(1))
             maps.append(total.view(*total.shape[:2], 1, *size))
         return list(zip(*maps, strict=True))

@@ -11,7 +11,7 @@ from torch import Tensor
 from captum_excon.attr._captum import ForwardFunc, Inputs, Target
 from captum_excon.attr._capture import Layer, LayerChoice, Reshape, capture
 from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
-from captum_excon.attr._masks import FeatureMasks, resize
+from captum_excon.attr._masks import FeatureMasks, resize, weighted_sum
 from captum_excon.attr._scoring import Batch, Score
 
 
@@ -114,7 +114,9 @@ class ScoreCAM(MaskAttribution):
             # A constant map is an empty mask; one empty mask serves all of an image's.
             scores = batch.score(_EmptyMasks(batch)).unsqueeze(2).repeat(1, 1, maps.shape[1])
             scores[:, image, channel] = batch.score(masks)
-            cams = torch.einsum("tnk,nk...->tn...", scores.softmax(2), maps).relu().unsqueeze(2)
+            weights = scores.softmax(2).transpose(0, 1)
+            cams = weighted_sum(weights, maps.flatten(2)).relu().transpose(0, 1)
+            cams = cams.reshape(*cams.shape[:2], 1, *maps.shape[2:])
             return [[tuple(resize(cam, size) for size in batch.sizes)] for cam in cams]
 
         request = Request(

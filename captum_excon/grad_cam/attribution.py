@@ -22,7 +22,7 @@ from captum_excon.attr._captum import (
     format_args,
     format_inputs,
 )
-from captum_excon.attr._capture import HookedLayer, Layer, LayerChoice, Reshape
+from captum_excon.attr._capture import HookedLayer, Layer, LayerChoice, Reshape, listed
 from captum_excon.attr._masks import resize
 from captum_excon.grad_cam._call import CamCall, is_subclass
 from captum_excon.layers import unwrap
@@ -120,10 +120,10 @@ class GradCamAttribution(LayerAttribution):
         LayerAttribution.__init__(self, model, layers, device_ids)
         self.cam_class = cam_class
         self.cam_options = cam_options
-        self._single = not isinstance(layers, (list, tuple))
+        given = None if layers is None else listed(layers)
+        self._single = given is None or given == [layers]
         self._layers: LayerChoice | None = None
         if not is_subclass(cam_class, "FullGrad"):
-            given: Any = None if layers is None else [layers] if self._single else layers
             self._layers = LayerChoice(model, given, reshape_transform, deepest=True)
         elif layers is not None:
             raise ValueError("FullGrad uses all biases of the model; leave out layers")

@@ -46,8 +46,9 @@ def callable_targets(
     callable that should be a probability applies its own softmax or sigmoid.
 
     Args:
-        model: Any module. It is not changed; it becomes the submodule ``model`` of the result, so
-            a layer is given as ``model.layer4`` itself or by the name ``"model.layer4"``.
+        model: Any module; a ``DistributedDataParallel`` is taken off. It is not changed; it becomes
+            the submodule ``model`` of the result, so a layer is given as ``model.layer4`` itself or
+            by the name ``"model.layer4"``.
         targets: One callable or several.
         indexed: Whether the last argument of each call says which callable scores which row.
         split: Called with the model's output and the number of rows, returns the outputs of the
@@ -90,6 +91,9 @@ def callable_targets(
                 "the output for one image to a scalar tensor; class numbers are given to "
                 "`attribute` as `target`, without this wrapper."
             )
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        # Its forward waits for the other ranks, which may have other numbers of rows to score.
+        model = model.module
     return CallableTargets(model, listed, indexed, split or split_rows)
 
 
