@@ -70,7 +70,9 @@ def find_parts(source: str | os.PathLike[str], root: Path, download: bool) -> Pa
     if (path / "val" / "val_annotations.txt").is_file():
         return _tiny_imagenet_parts(path)
     found = {split: path / split for split in ("train", "val", "test") if (path / split).is_dir()}
-    if not found:
+    # Beside other folders, a "train" without class folders is a class of that name.
+    classes = set(folder_classes(path)) - set(found)
+    if not found or (classes and not any(map(folder_classes, found.values()))):
         return {"all": lambda: folder_part(path)}
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")

@@ -145,7 +145,8 @@ def open_dataset(
 
     So "test" never serves to choose a checkpoint. Where only a held-out folder is there, "test"
     opens and the others fail. Classes are numbered in the order of their folders' names, as
-    torchvision's ``ImageFolder`` does it; images may lie in sub-folders of a class.
+    torchvision's ``ImageFolder`` does it; images may lie in sub-folders of a class. Where
+    ``DIR/<class>/`` stands alone, a class may be called "train", "val" or "test".
 
     A split is stratified: of each class with n > 1 images, ``max(1, round(val_fraction n))`` are
     held out, and a single image is for training. Which ones depends on ``seed`` and on each
@@ -157,7 +158,8 @@ def open_dataset(
         split: "train", "val" or "test".
         root: Where torchvision's datasets lie, as its classes take it.
         download: Let torchvision fetch them.
-        classes: Only the first so many classes, or those of these names, numbered in this order.
+        classes: Only so many classes, spread evenly over the sorted names, or those of these
+            names, numbered in this order.
         per_class: At most so many images of each class, chosen as a split is. Of "train" and
             "val" together where one is split from the other.
         val_fraction: Share of the training images that is held out as "val".
@@ -239,7 +241,7 @@ def _class_numbers(names: Sequence[str], classes: int | Sequence[str], source: s
     if isinstance(classes, int):
         if classes > len(names):
             raise DataError(f"{source}: {classes} classes were asked for, but it has {len(names)}")
-        return list(range(classes))
+        return [number * len(names) // classes for number in range(classes)]
     for name in classes:
         if name not in names:
             raise DataError(f"{source}: no class {name!r}{close_names(name, names)}")

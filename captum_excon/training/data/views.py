@@ -85,7 +85,7 @@ def random_view(size: int) -> Augmentation:
 
 
 class ViewDataset(Dataset[Sample]):
-    """Views of labelled images, by (epoch, index).
+    """Views of labelled images, by (epoch, index); an index alone is that of epoch 0.
 
     What is random about view v of an image depends on (``seed``, epoch, index, v) only: torch's
     global generator is seeded with these for the augmentation, and is afterwards as it was. So the
@@ -119,8 +119,9 @@ class ViewDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | int) -> Sample:
+        # Lightning's overfit_batches puts a sampler of indices in the place of ours.
+        epoch, index = (0, key) if isinstance(key, int) else key
         image, label = self.images[index]
         standard = self._pixels(standard_view(image, self.image_size))
         if self.augment is None or not self.random_views:

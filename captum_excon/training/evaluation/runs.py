@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,7 +26,7 @@ from captum_excon.training.data.sampling import EpochSampler
 from captum_excon.training.data.views import ViewDataset, collate_views
 from captum_excon.training.evaluation import plots
 from captum_excon.training.evaluation.measures import (
-    Classifier,
+    Evaluable,
     Settings,
     evaluate,
     evaluate_corrupted,
@@ -88,34 +89,49 @@ def evaluate_run(
     where = _device(device)
     checkpoints = [path / BEST, path / LAST] if path.is_dir() else [path]
     out = out or checkpoints[0].parent / "evaluation"
-    check_writable(out)
-    results = {}
-    for checkpoint in checkpoints:
-        began = time.perf_counter()
-        # Weights are drawn before they are replaced.
-        with torch.random.fork_rng(devices=[]):
-            module, datamodule, config = load_run(checkpoint, data=data)
-        datamodule.batch_size = batch_size or datamodule.batch_size
-        datamodule.num_workers = datamodule.num_workers if num_workers is None else num_workers
-        names = explainers or _default_explainers(config)
-        try:
-            found = _evaluated(
-                module.to(where), datamodule, config, names, settings, corrupted, progress
-            )
-        except ValueError as error:
-            raise UserError(f"{checkpoint}: {one_line(error)}") from error
-        results[checkpoint.stem] = {
-            "checkpoint": str(checkpoint),
-            "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-            "method": config.method,
-            "seed": config.seed,
-            "training_explainer": config.explainer,
-            **found,
-            "seconds": time.perf_counter() - began,
-        }
-    report = {"checkpoints": results, **provenance(where, "torchmetrics")}
-    _write(out, report)
+    with _output_folder(out):
+        results = {}
+        for checkpoint in checkpoints:
+            began = time.perf_counter()
+            # Weights are drawn before they are replaced.
+            with torch.random.fork_rng(devices=[]):
+                module, datamodule, config = load_run(checkpoint, data=data)
+            datamodule.batch_size = batch_size or datamodule.batch_size
+            datamodule.num_workers = datamodule.num_workers if num_workers is None else num_workers
+            names = explainers or _default_explainers(config)
+            try:
+                found = _evaluated(
+                    module.to(where), datamodule, config, names, settings, corrupted, progress
+                )
+            except ValueError as error:
+                raise UserError(f"{checkpoint}: {one_line(error)}") from error
+            results[checkpoint.stem] = {
+                "checkpoint": str(checkpoint),
+                "sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+                "method": config.method,
+                "seed": config.seed,
+                "training_explainer": config.explainer,
+                **found,
+                "seconds": time.perf_counter() - began,
+            }
+        report = {"checkpoints": results, **provenance(where, "torchmetrics")}
+        _write(out, report)
     return report
+
+
+@contextmanager
+def _output_folder(folder: Path) -> Iterator[None]:
+    """Makes a folder to write to, and removes it again if an error leaves it empty."""
+    made = not folder.exists()
+    check_writable(folder)
+    try:
+        yield
+    except BaseException:
+        if made:
+            # An empty folder among those of classes would be a class without images.
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _device(name: str) -> torch.device:
@@ -143,7 +159,7 @@ def _evaluated(
     corrupted: Path | None,
     progress: bool,
 ) -> dict[str, Any]:
-    classifier = cast(Classifier, module)
+    classifier = cast(Evaluable, module)
     built = {name: cast(Any, module).make_explainer(name) for name in explainers}
     result = evaluate(classifier, datamodule.test_dataloader(), built, settings, progress=progress)
     if corrupted is not None:
@@ -152,7 +168,7 @@ def _evaluated(
 
 
 def _corruptions(
-    module: Classifier,
+    module: Evaluable,
     datamodule: ExplanationDataModule,
     config: TrainConfig,
     folder: Path,

@@ -347,6 +347,11 @@ def test_spawned_workers_can_be_given_the_data(folder: Path) -> None:
     assert np.array_equal(copy[2, 5].view2, dataset[2, 5].view2)
 
 
+def test_an_index_without_an_epoch_gives_the_views_of_the_first(folder: Path) -> None:
+    dataset = module(folder).train_dataloader().dataset
+    assert np.array_equal(dataset[5].view1, dataset[0, 5].view1)
+
+
 class Recorder(L.LightningModule):
     """A net whose batch norm cannot take one image; it records what it is given."""
 
@@ -380,7 +385,7 @@ class Saving(L.Callback):
             trainer.save_checkpoint(self.path)
 
 
-def trainer(folder: Path, *callbacks: L.Callback) -> L.Trainer:
+def trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
     return L.Trainer(
         accelerator="cpu",
         max_epochs=2,
@@ -391,6 +396,7 @@ def trainer(folder: Path, *callbacks: L.Callback) -> L.Trainer:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         default_root_dir=folder,
+        **options,
     )
 
 
@@ -411,6 +417,12 @@ quiet = [
 
 class TestWithLightning:
     pytestmark = quiet
+
+    @pytest.mark.filterwarnings("ignore:You requested to overfit but enabled")
+    def test_it_overfits_one_batch(self, folder: Path, tmp_path: Path) -> None:
+        data, recorder = module(folder, views="one"), Recorder()
+        trainer(tmp_path, overfit_batches=1).fit(recorder, data)
+        assert recorder.seen == [[0, 1, 2, 3]] * 2
 
     @pytest.mark.parametrize("val_fraction", [0.1, 0.0])
     def test_each_epoch_has_a_new_order_and_no_batch_of_one_image(

@@ -91,11 +91,32 @@ def test_the_split_depends_on_the_seed_and_not_on_the_other_classes(folder: Path
 
 
 def test_classes_are_chosen_by_number_or_renumbered_in_the_order_given(folder: Path) -> None:
-    assert open_dataset(folder, "train", classes=2).class_names == ("ant", "bee")
+    assert open_dataset(folder, "train", classes=["ant", "bee"]).class_names == ("ant", "bee")
     test = open_dataset(folder, "test", classes=["cat", "ant"])
     assert test.class_names == ("cat", "ant")
     assert np.bincount(test.labels).tolist() == [2, 3]
     assert [image.getpixel((0, 0))[0] for image, label in test if label == 0] == [1, 1]
+
+
+def test_a_number_of_classes_is_spread_evenly_over_the_sorted_names(tmp_path: Path) -> None:
+    write_images(tmp_path, dict.fromkeys("abcdefghij", 3))
+    chosen = {n: "".join(open_dataset(tmp_path, "train", classes=n).class_names) for n in (1, 3, 5)}
+    assert chosen == {1: "a", 3: "adg", 5: "acegi"}
+    assert open_dataset(tmp_path, "train", classes=10).class_names == tuple("abcdefghij")
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test"])
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, {"bus": 10, name: 10})
+    splits = [open_dataset(tmp_path, split) for split in ("train", "val", "test")]
+    assert [len(images) for images in splits] == [14, 2, 4]
+    assert splits[0].class_names == ("bus", name)
+
+
+def test_splits_without_classes_are_not_taken_for_classes(tmp_path: Path) -> None:
+    write_images(tmp_path, {"train": 10, "test": 10})
+    with pytest.raises(DataError, match="train: no class folders"):
+        open_dataset(tmp_path, "train")
 
 
 def test_per_class_limits_training_and_validation_together(folder: Path) -> None:

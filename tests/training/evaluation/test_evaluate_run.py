@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_json_tables_and_plots_are_written(run: Path, report: dict[str, Any]) ->
         rows = {(row["checkpoint"], row["figure"]): row["value"] for row in csv.DictReader(file)}
     expected = figures(report["checkpoints"]["last"])
     assert {n: float(rows["last", n]) for n in expected} == expected
-    page = (out / "evaluation.md").read_text()
+    page = re.sub(" +", " ", (out / "evaluation.md").read_text())
     top1 = 100 * report["checkpoints"]["best"]["clean"]["top1"]
     assert f"| best | {top1:.1f} |" in page
     for name in ("attacks", "shifts", "reliability"):
@@ -154,7 +155,14 @@ def test_what_the_user_can_mend_is_said_in_one_line(run: Path, tmp_path: Path) -
         assert result.exit_code == 2, result.output
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
-        assert not (tmp_path / "out" / "evaluation.json").exists()
+        assert not (tmp_path / "out").exists()
+
+
+def test_naming_the_data_in_place_of_a_run_leaves_nothing_in_it(tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "data")
+    with pytest.raises(UserError, match=r"best\.ckpt: cannot be read"):
+        evaluate_run(data)
+    assert not (data / "evaluation").exists()
 
 
 @pytest.mark.usefixtures("undrawn")
