@@ -61,7 +61,7 @@ __all__ = [
     "train",
 ]
 
-_EXTRA = ("lightning", "tensorboard", "torchmetrics", "yaml")
+_EXTRA = ("lightning", "pandas", "tabulate", "tensorboard", "torchmetrics", "yaml")
 
 
 def __getattr__(name: str) -> Any:

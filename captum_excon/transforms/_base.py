@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from captum_excon.attr._captum import ForwardFunc
 from captum_excon.transforms._fill import Fill, check_fill
 from captum_excon.transforms._undisturbed import (
-    Classifier,
     Explainer,
     Mode,
     check_floating,
@@ -26,13 +26,13 @@ __all__ = ["ExplainingModule"]
 class ExplainingModule(nn.Module):
     """Holds a classifier and its explainer without registering them, and runs them undisturbed."""
 
-    classifier: Classifier
+    classifier: ForwardFunc
     explainer: Explainer
     fill: Fill
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: ForwardFunc,
         explainer: Explainer,
         fill: Fill,
         explain_mode: Mode,

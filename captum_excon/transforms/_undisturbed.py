@@ -11,23 +11,21 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
+from captum_excon.attr._captum import ForwardFunc
 from captum_excon.attr._masks import resize
 from captum_excon.attr._modes import eager
 
-__all__ = ["Classifier", "Explainer", "explain", "explained_module", "to_maps", "undisturbed"]
+__all__ = ["Explainer", "explain", "explained_module", "to_maps", "undisturbed"]
 
 Explainer: TypeAlias = Attribution | Callable[[Tensor, Tensor], Tensor]
 """Any Captum attribution, or a function of images and target classes that returns maps."""
-
-Classifier: TypeAlias = nn.Module | Callable[[Tensor], Tensor]
-"""From images (N, C, H, W) to logits (N, classes)."""
 
 Mode: TypeAlias = Literal["eval", "train"]
 
 
 @contextlib.contextmanager
 def undisturbed(
-    module: Classifier | None,
+    module: ForwardFunc | None,
     mode: Mode = "eval",
     *,
     autocast_dtype: torch.dtype | None = None,

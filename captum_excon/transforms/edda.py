@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from captum_excon.attr._captum import ForwardFunc
 from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._fill import Fill, fill_values, occlude
 from captum_excon.transforms._region import (
@@ -18,7 +19,7 @@ from captum_excon.transforms._region import (
     mean_share,
     salient_region,
 )
-from captum_excon.transforms._undisturbed import Classifier, Explainer, Mode
+from captum_excon.transforms._undisturbed import Explainer, Mode
 
 __all__ = ["EDDA", "EDDABatch"]
 
@@ -100,7 +101,7 @@ class EDDA(ExplainingModule):
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: ForwardFunc,
         explainer: Explainer,
         *,
         keep_ratio: float | None = 0.15,

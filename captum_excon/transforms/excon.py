@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captum_excon.attr._captum import ForwardFunc
 from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._fill import Fill, fill_values, occlude
 from captum_excon.transforms._region import check_region, kept_area, mean_share, salient_region
-from captum_excon.transforms._undisturbed import Classifier, Explainer, Mode
+from captum_excon.transforms._undisturbed import Explainer, Mode
 
 __all__ = ["ExConBatch", "ExConViews"]
 
@@ -87,7 +88,7 @@ class ExConViews(ExplainingModule):
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: ForwardFunc,
         explainer: Explainer,
         *,
         threshold: float | None = 0.5,

@@ -1,4 +1,4 @@
-"""Accuracy and calibration of a classifier's outputs, gathered batch by batch."""
+"""Accuracy and calibration of a classifier's outputs, updated batch by batch."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-__all__ = ["BINS", "Tally"]
+__all__ = ["BINS", "ClassificationMetrics"]
 
 BINS = (10, 15)
 
 
-class Tally:
-    r"""Gathers a classifier's outputs and computes accuracies and calibration errors.
+class ClassificationMetrics:
+    r"""Accumulates a classifier's outputs and computes accuracies and calibration errors.
 
     Top-k accuracy is the share of images whose class is among the k largest logits; with fewer
     than k classes it is 1. The expected calibration error over equal-width bins of the confidence
@@ -24,9 +24,9 @@ class Tally:
     1 counts in the last bin; torchmetrics alone would give it a bin of its own.
 
     Example:
-        >>> tally = Tally()
-        >>> tally.add(torch.tensor([[0.0, 3.0], [0.0, 1.0]]), torch.tensor([1, 0]))
-        >>> {name: round(value, 3) for name, value in tally.figures().items()}
+        >>> metrics = ClassificationMetrics()
+        >>> metrics.update(torch.tensor([[0.0, 3.0], [0.0, 1.0]]), torch.tensor([1, 0]))
+        >>> {name: round(value, 3) for name, value in metrics.compute().items()}
         {'top1': 0.5, 'top5': 1.0, 'ece10': 0.389, 'ece15': 0.389}
     """
 
@@ -35,7 +35,7 @@ class Tally:
         self._top1: list[Tensor] = []
         self._top5: list[Tensor] = []
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch.
 
         Args:
@@ -48,7 +48,7 @@ class Tally:
         logits = logits.detach().float()
         if not logits.isfinite().all():
             raise ValueError(
-                "the model's outputs are NaN or infinite, so nothing can be said of them: evaluate "
+                "the model's outputs are NaN or infinite, so there is nothing to measure: evaluate "
                 "an earlier checkpoint"
             )
         hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
@@ -56,7 +56,7 @@ class Tally:
         self._top5.append(hits.any(1).cpu())
         self._confidence.append(logits.softmax(1).amax(1).cpu())
 
-    def figures(self) -> dict[str, float]:
+    def compute(self) -> dict[str, float]:
         """Returns ``top1``, ``top5``, ``ece10`` and ``ece15``, all in [0, 1].
 
         Raises:
@@ -74,7 +74,7 @@ class Tally:
         }
 
     def reliability(self, bins: int = BINS[-1]) -> dict[str, list[Any]]:
-        """Returns each bin's ``count``, mean ``confidence`` and ``accuracy``, None where empty.
+        """Returns each bin's ``count``, mean ``confidence`` and ``accuracy``; None if empty.
 
         Raises:
             ValueError: Nothing was added.

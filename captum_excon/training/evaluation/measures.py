@@ -14,17 +14,17 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from captum_excon.metrics import drop_increase
-from captum_excon.training.evaluation.calibration import Tally
+from captum_excon.training.evaluation.calibration import ClassificationMetrics
 from captum_excon.training.evaluation.robustness import ATTACKS, PGD_STEPS, attacked
 from captum_excon.training.evaluation.shift import SEVERITIES, SHIFTS, shifted
 from captum_excon.transforms._undisturbed import Explainer, explain, undisturbed
 
-__all__ = ["RANDOM", "Classifier", "Settings", "evaluate", "evaluate_corrupted", "subset"]
+__all__ = ["RANDOM", "Evaluable", "Settings", "evaluate", "evaluate_corrupted", "subset"]
 
 RANDOM = "random"
 
 
-class Classifier(Protocol):
+class Evaluable(Protocol):
     """What is evaluated: a module of `captum_excon.training`, or anything with these parts."""
 
     normalize: Callable[[Tensor], Tensor]  # pixels in [0, 1] to what `explainable` takes
@@ -94,7 +94,7 @@ def subset(count: int, limit: int | None, seed: int = 0) -> Tensor:
 
 
 def evaluate(
-    module: Classifier,
+    module: Evaluable,
     loader: DataLoader[Any],
     explainers: Mapping[str, Explainer],
     settings: Settings | None = None,
@@ -103,8 +103,8 @@ def evaluate(
 ) -> dict[str, Any]:
     r"""Measures a classifier on held-out images, in one pass over them.
 
-    - Accuracy and calibration as `Tally` defines them, clean and for every shift and severity of
-      `shifted`.
+    - Accuracy and calibration as `ClassificationMetrics` defines them, clean and for every shift
+      and severity of `shifted`.
     - For each explainer the Drop :math:`\max(0, p - o) / p` and the Increase :math:`[o > p]` of the
       predicted class's probability when all but the most salient pixels become 0 in normalised
       space, the mean colour (`captum_excon.metrics.drop_increase`). The control ``"random"`` keeps
@@ -157,7 +157,7 @@ def evaluate(
 
 
 def evaluate_corrupted(
-    module: Classifier, loader: DataLoader[Any], *, progress: bool = False
+    module: Evaluable, loader: DataLoader[Any], *, progress: bool = False
 ) -> dict[str, float]:
     """Measures accuracy and calibration alone, for images that were corrupted beforehand.
 
@@ -172,24 +172,24 @@ def evaluate_corrupted(
     Raises:
         ValueError: There are no images, or the module's outputs are not finite.
     """
-    tally, device = Tally(), _device(module)
+    metrics, device = ClassificationMetrics(), _device(module)
     with undisturbed(cast(nn.Module, module)), torch.no_grad(), _bar(loader, progress) as bar:
         for batch in loader:
-            tally.add(module(batch.standard.to(device)), batch.labels.to(device))
+            metrics.update(module(batch.standard.to(device)), batch.labels.to(device))
             bar.update(len(batch.labels))
-    return tally.figures()
+    return metrics.compute()
 
 
 class _Run:
     """The sums of one pass over the images."""
 
     def __init__(
-        self, module: Classifier, explainers: Mapping[str, Explainer], settings: Settings
+        self, module: Evaluable, explainers: Mapping[str, Explainer], settings: Settings
     ) -> None:
         self.module, self.settings = module, settings
         self.explainers = {**explainers, RANDOM: _RandomMaps(settings.seed)}
-        self.clean = Tally()
-        self.shifts = {(shift, s): Tally() for shift in SHIFTS for s in SEVERITIES}
+        self.clean = ClassificationMetrics()
+        self.shifts = {(shift, s): ClassificationMetrics() for shift in SHIFTS for s in SEVERITIES}
         self.hits: dict[tuple[str, int], list[Tensor]] = {("clean", 0): []}
         self.hits |= {(attack, e): [] for attack in ATTACKS for e in settings.epsilons}
         self.scores: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.explainers}
@@ -204,12 +204,11 @@ class _Run:
     def step(self, images: Tensor, labels: Tensor, chosen: Tensor) -> None:
         with torch.no_grad():
             logits = self.module(images)
-            self.clean.add(logits, labels)
-            for (shift, severity), tally in self.shifts.items():
+            self.clean.update(logits, labels)
+            for (shift, severity), metrics in self.shifts.items():
                 generator = self.generators[shift, severity]
-                tally.add(
-                    self.module(shifted(images, shift, severity, generator=generator)), labels
-                )
+                moved = shifted(images, shift, severity, generator=generator)
+                metrics.update(self.module(moved), labels)
         if chosen.any():
             predicted = logits.argmax(1)[chosen]
             self._attack(images[chosen], labels[chosen], predicted)
@@ -248,7 +247,7 @@ class _Run:
         return sum(map(len, self.hits["clean", 0]))
 
     def results(self) -> dict[str, Any]:
-        clean = self.clean.figures()  # before the rest, since it says so if there are no images
+        clean = self.clean.compute()  # before the rest, since it says so if there are no images
         accuracy = {key: float(torch.cat(hits).double().mean()) for key, hits in self.hits.items()}
         epsilons = self.settings.epsilons
         return {
@@ -264,7 +263,7 @@ class _Run:
                 **{attack: [accuracy[attack, e] for e in epsilons] for attack in ATTACKS},
             },
             "shifts": {
-                shift: [self.shifts[shift, s].figures() for s in SEVERITIES] for shift in SHIFTS
+                shift: [self.shifts[shift, s].compute() for s in SEVERITIES] for shift in SHIFTS
             },
         }
 
@@ -305,7 +304,7 @@ def _bounded(explainer: Explainer, rows: int) -> Explainer:
     return explained
 
 
-def _device(module: Classifier) -> torch.device:
+def _device(module: Evaluable) -> torch.device:
     return next(cast(nn.Module, module).parameters()).device
 
 

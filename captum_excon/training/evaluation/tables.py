@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
+from tabulate import tabulate
 
 from captum_excon.training.evaluation.calibration import BINS
 from captum_excon.training.evaluation.robustness import ATTACKS
@@ -117,14 +118,14 @@ def sections(result: Mapping[str, Any]) -> list[Section]:
 
 
 def as_csv(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Writes evaluations, by label, one figure a line; an undefined one has an empty value."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["checkpoint", "figure", "value"])
-    for label, result in results.items():
-        for name, value in figures(result).items():
-            writer.writerow([label, name, "" if value is None else repr(value)])
-    return text.getvalue()
+    """Writes evaluations, by label, with a line for each figure; undefined ones are empty."""
+    rows = [
+        (label, name, value)
+        for label, result in results.items()
+        for name, value in figures(result).items()
+    ]
+    table = pd.DataFrame(rows, columns=["checkpoint", "figure", "value"])
+    return str(table.to_csv(index=False, lineterminator="\n"))
 
 
 def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -146,11 +147,11 @@ def as_markdown(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage with one digit, a dash for None."""
+    """Formats a share as a percentage with one digit, None as a dash."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first column to the left and the others to the right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """Makes a Markdown table, its first column to the left and the others to the right."""
+    aligned = ("left", *["right"] * (len(head) - 1))
+    return str(tabulate(rows, head, tablefmt="pipe", colalign=aligned, disable_numparse=True))
