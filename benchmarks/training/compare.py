@@ -7,8 +7,8 @@
 
 Every run is a call of ``captum-excon train`` and one of ``captum-excon evaluate``, in a folder of
 its own. After an interruption, whatever it was, the same command goes on: finished runs are
-skipped, and an unfinished one resumes after its last whole epoch. ``comparison.json`` (every
-figure of every seed), ``comparison.md`` and the plots hold what was found.
+skipped, and an unfinished one resumes after its last whole epoch. ``comparison.jsonl`` (every
+figure of every run), ``comparison.md`` and the plots hold what was found.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a comparison of training methods found: one JSON object and one Markdown page."""
+"""What a comparison of training methods found, as one Markdown page."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def compared(runs: Iterable[Run]) -> dict[str, Any]:
         ``checkpoints``: for ``best`` (and ``last``) under ``arms`` for each method and figure
         ``values`` by seed, ``n``, ``mean``, ``sd``; under ``paired`` a list with ``arm``,
         ``against``, ``figure``, ``higher_is_better``, the ``differences`` by seed, ``n``,
-        ``mean``, ``sd``, ``low`` and ``high``. ``runs``: all that was measured; where
-        and with what, which is the same for all, is left out.
+        ``mean``, ``sd``, ``low`` and ``high``. ``first``: the evaluation of the first run, whose
+        settings are those of all.
     """
     runs = list(runs)
     checkpoints = {}
@@ -85,20 +85,7 @@ def compared(runs: Iterable[Run]) -> dict[str, Any]:
                 for found in _paired(arm, against, arms[arm], arms[against])
             ],
         }
-    return {
-        "checkpoints": checkpoints,
-        "runs": {
-            f"{r.method}-{r.seed}": {
-                "training": _measured(r.training),
-                "evaluation": _measured(r.evaluation),
-            }
-            for r in runs
-        },
-    }
-
-
-def _measured(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in found.items() if k not in ("command", "versions", "hardware")}
+    return {"checkpoints": checkpoints, "first": runs[0].evaluation["checkpoints"]}
 
 
 def pairs(methods: list[str]) -> list[tuple[str, str]]:
@@ -152,7 +139,7 @@ def as_markdown(found: Mapping[str, Any], setup: str) -> str:
     """
     parts = [f"# Training methods compared\n\n{setup}"]
     for checkpoint, tables in found["checkpoints"].items():
-        evaluation = next(iter(found["runs"].values()))["evaluation"]["checkpoints"][checkpoint]
+        evaluation = found["first"][checkpoint]
         parts += [
             f"## The {checkpoint} checkpoint of each run",
             f"{_CHOSEN[checkpoint]} {evaluation['images']} test images; explanations and attacks "

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training import compare, runs
+from benchmarks.training import compare, runs, write_up
 from benchmarks.training.paired import paired, quantile, summary
-from benchmarks.training.report import pairs
+from benchmarks.training.report import Run, compared, pairs
 from captum_excon.training.evaluation import plots
 from captum_excon.training.run.config import TrainConfig
 
 PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "helpers" / "comparison_program.py")]
+RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "training"
 ARMS = ["ce", "supcon", "excon"]
 
 
@@ -44,7 +45,11 @@ class Comparison:
         return self.calls.read_text().splitlines()
 
     def report(self) -> dict:
-        return json.loads((self.out / "comparison.json").read_text())
+        # The order and the types are those of a file that was written and read.
+        return json.loads(json.dumps(compared(self.runs())))
+
+    def runs(self) -> list[Run]:
+        return write_up.read_raw(self.out / "comparison.jsonl")[1]
 
     def page(self) -> str:
         """The tables' text, without the spaces that align their columns."""
@@ -103,9 +108,26 @@ def test_a_comparison_writes_every_figure_of_every_seed(comparison: Comparison) 
     assert gain["differences"] == pytest.approx({"0": 0.04, "1": 0.042, "2": 0.044})
     assert (gain["n"], gain["higher_is_better"]) == (3, True)
     assert not found["excon", "supcon", "explanations/layer-grad-cam/drop"]["higher_is_better"]
-    assert set(comparison.report()["runs"]) == {
-        f"{arm}-{seed}" for arm in ARMS for seed in range(3)
+    assert {(run.method, run.seed) for run in comparison.runs()} == {
+        (arm, seed) for arm in ARMS for seed in range(3)
     }
+
+
+def test_tables_are_made_again_from_the_raw_figures(comparison: Comparison, tmp_path: Path) -> None:
+    comparison.run()
+    raw = str(comparison.out / "comparison.jsonl")
+    assert write_up.main([raw, "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "comparison.md").read_text() == comparison.page()
+    assert write_up.main([str(comparison.calls), "--out", str(tmp_path / "none")]) == 2
+
+
+def test_the_committed_tables_are_those_of_the_committed_figures(
+    comparison: Comparison, tmp_path: Path
+) -> None:
+    raw = RESULTS / "laptop-cifar100.jsonl"
+    assert write_up.main([str(raw), "--out", str(tmp_path)]) == 0
+    written = (tmp_path / "comparison.md").read_text()
+    assert written == (RESULTS / "laptop-cifar100.md").read_text()
 
 
 def test_the_arms_are_drawn_with_their_seeds(comparison: Comparison) -> None:
@@ -184,7 +206,7 @@ def test_a_failed_run_is_named_and_holds_up_no_other(
         "supcon-0: train failed (captum-excon: error: the disk is full)" in capfd.readouterr().err
     )
     assert "**Missing:** supcon-0" in comparison.page()
-    assert len(comparison.report()["runs"]) == 5
+    assert len(comparison.runs()) == 5
     comparison.environment.delenv("FAIL")
     assert comparison.run() == 0
     assert comparison.called() == ["train supcon-0", "evaluate supcon-0/evaluation"]
