@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from captum_excon._messages import close_names, one_line
 from captum_excon.errors import UserError
@@ -34,6 +34,18 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=BaseModel)
+
+
+def option(*flags: str, default: Any = None, metavar: str | None = None, **constraints: Any) -> Any:
+    """Declares a setting whose option is not named after it, or whose values need other words.
+
+    Args:
+        *flags: Names of the option; by default the setting's name.
+        default: The default value, or ``...`` for a setting that must be given.
+        metavar: What the help shows for a value.
+        **constraints: Arguments of `pydantic.Field`.
+    """
+    return Field(default, json_schema_extra={"flags": [*flags], "metavar": metavar}, **constraints)
 
 
 class _Loader(yaml.SafeLoader):
@@ -78,10 +90,22 @@ def parse_assignments(texts: Iterable[str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--set expects NAME=VALUE, but found {text!r}")
         try:
-            values[name.strip().replace("-", "_")] = yaml.load(value, _Loader)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {text}: not valid YAML ({one_line(error)})") from error
+            values[name.strip().replace("-", "_")] = read_value(value)
+        except UserError as error:
+            raise UserError(f"--set {text}: {error}") from error
     return values
+
+
+def read_value(text: str) -> Any:
+    """Reads one value as YAML.
+
+    Raises:
+        UserError: The text is not valid YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML ({one_line(error)})") from error
 
 
 def assign(settings: dict[str, Any], name: str, value: Any) -> None:
@@ -104,21 +128,25 @@ def assign(settings: dict[str, Any], name: str, value: Any) -> None:
     settings[last] = value
 
 
-def validated(cls: type[S], settings: Mapping[str, Any], source: str | Path | None = None) -> S:
+def validated(
+    cls: type[S], settings: Mapping[str, Any], source: str | Path | Mapping[str, str] | None = None
+) -> S:
     """Builds a settings object from plain values.
 
     Args:
         cls: The class of the settings.
         settings: Values by name, as YAML gives them.
-        source: Where they come from, for the message.
+        source: Where they come from, for the message; also for each setting its own.
 
     Raises:
-        UserError: A setting is unknown, missing, of the wrong type or out of range. The message
-            names the source, the setting, what was found and what is allowed.
+        UserError: A setting is unknown, missing, of the wrong type or out of range. The
+            message names the source, the setting, what was found and what is allowed.
     """
     try:
         return cls.model_validate(dict(settings))
     except ValidationError as error:
+        if isinstance(source, Mapping):
+            source = source.get(str([*error.errors()[0]["loc"], ""][0]))
         prefix = "" if source is None else f"{source}: "
         raise UserError(prefix + _explained(cls, error, settings)) from error
 
@@ -144,7 +172,7 @@ def _explained(cls: type[BaseModel], error: ValidationError, settings: Mapping[s
             return f"{name} should be one of {allowed}, but found {context['tag']!r}"
         kind = "missing"
     if kind == "missing":
-        return f"the setting {name!r} is missing"
+        return f"the setting {name!r} is missing{_purpose(cls, name)}"
     if kind == "value_error":
         message = here[0]["msg"].removeprefix("Value error, ")
         return f"{name}: {message}" if name else message
@@ -154,9 +182,21 @@ def _explained(cls: type[BaseModel], error: ValidationError, settings: Mapping[s
         return f"{name}: {here[0]['msg']}"
     if kind == "tuple_type":
         return f"{name} should be a list, but found {found!r}"
-    # The members of a union each say what they take.
-    allowed = " or ".join(dict.fromkeys(p["msg"].removeprefix("Input should be ") for p in here))
+    # The members of a union each say what they take; no text is a function.
+    here = [p for p in here if p["type"] != "callable_type"] or here
+    texts = [p["msg"].removeprefix("Input should be ") for p in here]
+    for problem in problems:
+        inner = _located(cls, problem["loc"], settings)[0]
+        if inner.startswith(f"{name}."):
+            texts.append(f"for {inner} {problem['msg'].removeprefix('Input should be ')}")
+    allowed = " or ".join(dict.fromkeys(texts))
     return f"{name} should be {allowed}, but found {found!r}"
+
+
+def _purpose(cls: type[BaseModel], name: str) -> str:
+    """What a setting is for, where a setting that is missing has a description."""
+    found = cls.model_fields.get(name)
+    return f": {one_line(found.description).split(';')[0]}" if found and found.description else ""
 
 
 def _located(

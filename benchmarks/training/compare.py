@@ -18,15 +18,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from benchmarks.training.runs import Job, locked, run_all
 from captum_excon._files import check_writable
-from captum_excon.cli.train import _assignments
+from captum_excon._settings import parse_assignments
 from captum_excon.errors import UserError
-from captum_excon.training.run.config import Method, TrainConfig
-
-METHODS: tuple[str, ...] = get_args(Method)
+from captum_excon.training.methods import METHODS
+from captum_excon.training.run.config import TrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +70,7 @@ def plan(options: argparse.Namespace) -> list[Job]:
     Raises:
         UserError: A setting is unknown, missing or of a wrong type.
     """
-    shared = _assignments(options.set)
+    shared = parse_assignments(options.set)
     shared |= {key: value for key in ("data", "root") if (value := getattr(options, key))}
     texts = [f"--set={key}={json.dumps(value)}" for key, value in shared.items()]
     texts += [] if options.config is None else [f"--config={options.config}"]

@@ -70,7 +70,7 @@ class Job:
         """
         summary = _read(self.folder / "summary.json")
         if summary is not None:
-            now, before = self.config.to_dict(), summary["config"]
+            now, before = self.config.model_dump(), summary["config"]
             ignored = (*MACHINE, "root")
             changed = [k for k in now if k not in ignored and now[k] != before.get(k)]
             if changed:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from captum_excon._settings import validated
 from captum_excon.training.run.config import TrainConfig
 
 SIZE = 12
@@ -41,7 +42,8 @@ def image_folder(root: Path, train: int = 10, test: int = 4) -> Path:
 
 def settings(data: Path, method: str = "excon", **changes: Any) -> TrainConfig:
     """A small ResNet, three epochs of seven steps, explained from the second one on."""
-    return TrainConfig.from_mapping(
+    return validated(
+        TrainConfig,
         {
             "data": str(data),
             "method": method,
@@ -58,8 +60,12 @@ def settings(data: Path, method: str = "excon", **changes: Any) -> TrainConfig:
             "lr": 0.05,
             "accelerator": "cpu",
             **changes,
-        }
+        },
     )
+
+
+def replace(config: TrainConfig, **changes: Any) -> TrainConfig:
+    return validated(TrainConfig, config.model_dump() | changes)
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -16,12 +16,13 @@ from captum_excon.training.modules.factory import build_module
 CLASSES = 3
 SIZE = 12
 
-# Advice on loaders and logging intervals, which two batches do not need, and Lightning's own use
-# of a name that torch has deprecated.
+# Advice on loaders and logging intervals, which two batches do not need, Lightning's own use of a
+# name that torch has deprecated, and that the toys' maps are coarse.
 NO_ADVICE = [
     "ignore:.*does not have many workers",
     "ignore:The number of training batches",
     "ignore:.*LeafSpec.*:FutureWarning",
+    "ignore:the maps of .* have [1-4]x[1-4] values",
 ]
 
 
@@ -107,6 +108,7 @@ class Counted:
 
     def __init__(self, layer: str = "body") -> None:
         self.layer, self.calls, self.models = layer, 0, []  # type: ignore[var-annotated]
+        self.cache_key = layer
 
     def __call__(self, model: Any) -> Any:
         cam = LayerGradCam(model, model.encoder.get_submodule(self.layer))

@@ -1,39 +1,39 @@
-"""What all training modules share: network, explainer, optimisation, guards and evaluation."""
+"""What all training modules share: network, explanations, optimisation, checks and evaluation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 import torch.nn.functional as F
-from captum.attr import Attribution
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassAccuracy
 
-from captum_excon._provenance import weights_hash
+from captum_excon._settings import validated
 from captum_excon.errors import ExplainerError
+from captum_excon.layers import unwrap
 from captum_excon.models.classifier import Classifier, Normalize
+from captum_excon.models.encoders import build_encoder
 from captum_excon.training.data.sampling import derive_seed
 from captum_excon.training.data.views import ViewBatch
-from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache
-from captum_excon.training.modules.checks import FiniteLoss, Stopwatch
-from captum_excon.training.modules.explainers import ExplainerOn, build_explainer, takes_layer
+from captum_excon.training.methods import METHODS, find_method
+from captum_excon.training.modules.checks import LossWatch
+from captum_excon.training.modules.explanations import Explanations
 from captum_excon.training.modules.optimization import clip_groups
-from captum_excon.training.modules.options import (
-    ExplainerFactory,
-    Refresh,
-    check_options,
-    first_teacher,
-    not_plain,
-    submodule,
-)
+from captum_excon.training.settings import ModuleSettings
 from captum_excon.transforms._base import ExplainingModule
-from captum_excon.transforms._fill import Fill
-from captum_excon.transforms._undisturbed import Explainer, Mode
+from captum_excon.transforms._undisturbed import Explainer
+
+
+def encoder_of(encoder: str | nn.Module, arguments: dict[str, Any] | None) -> nn.Module:
+    """Builds a named encoder, or checks one that is given, perhaps compiled."""
+    inner = unwrap(encoder) if isinstance(encoder, nn.Module) else encoder
+    return build_encoder(inner, **(arguments or {}))
 
 
 class ExplainedModule(L.LightningModule):
@@ -58,96 +58,68 @@ class ExplainedModule(L.LightningModule):
         network: Encoder and head.
         given: What the encoder was made from: a name, or a module. One that is compiled is used
             in training and validation, while explanations are made on the plain one.
-        mean: Of each channel, for normalisation.
-        std: Deviation of each channel.
-        explainer: A name of `explainers.explainer_methods`, or a function that takes
-            `explainable` and returns an explainer on it: a Captum attribution, or a function of
-            images and classes that returns maps.
-        layer: The layer of a named layer method, as its name in the encoder ("layer4.1.conv2");
-            None for the deepest.
-        threshold: Salient is what lies strictly above it in maps scaled to [0, 1].
-        keep_ratio: If given, replaces the threshold: the salient share of pixels.
-        fill: What occluded pixels become, in normalised space: see `ExplanationMask`.
-        explain_mode: The network's mode for explaining: "eval", or "train" as in ExCon's official
-            code, where a map depends on the other images of the batch.
-        start_epoch: Rounds of plain training before explanations start. A round is an epoch, or a
-            pair of them where encoder and classifier alternate.
-        refresh: Which weights explain: "step" for those of the current step; n for a copy, made
-            every n rounds; "teacher" for a frozen copy made when explanations start.
+        settings: See `chosen_settings`.
+        mean: Mean of each channel, for normalisation.
+        std: Standard deviation of each channel.
         teacher: With ``refresh="teacher"``, the network that explains in place of the copy, from
             normalised images to logits.
-        cache: A folder for explanations, see `ExplanationCache`; None for no cache. It needs a
-            copy or a teacher, explaining in evaluation mode, and views that are not random.
-        lr: Learning rate at the end of the warm-up, followed by a half cosine to 0.
-        momentum: Of SGD.
-        weight_decay: Of SGD.
-        warmup_epochs: Epochs (of each optimizer) over which the learning rate rises linearly.
-        gradient_clip: Largest norm of the gradient, for encoder and classifier each; None for
-            no clipping. Lightning's own ``gradient_clip_val`` works with automatic optimisation
-            only and is refused by it for ExCon.
-        compile: Compile the encoder with ``torch.compile``; True, or the name of a backend.
-        seed: Of model randomness, noise and random places.
+        hyperparameters: Further arguments of the subclass, which checkpoints hold as far as they
+            are plain values.
+
+    Attributes:
+        settings: All settings, the method's own defaults filled in.
 
     Raises:
-        ValueError: Options out of range, or that do not go together.
+        ValueError: Settings that do not go together.
     """
+
+    settings_class: ClassVar[type[ModuleSettings]] = ModuleSettings
 
     def __init__(
         self,
         network: Classifier,
         given: str | nn.Module,
+        settings: ModuleSettings,
         *,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.25, 0.25, 0.25),
-        explainer: str | ExplainerFactory = "layer-grad-cam",
-        layer: str | None = None,
-        threshold: float | None = None,
-        keep_ratio: float | None = None,
-        fill: Fill = 0.0,
-        explain_mode: Mode = "eval",
-        start_epoch: int = 0,
-        refresh: Refresh = "step",
-        teacher: nn.Module | None = None,
-        cache: str | None = None,
-        lr: float = 0.1,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-4,
-        warmup_epochs: int = 0,
-        gradient_clip: float | None = None,
-        compile: bool | str = False,
-        seed: int = 0,
+        mean: Sequence[float],
+        std: Sequence[float],
+        teacher: nn.Module | None,
+        **hyperparameters: Any,
     ) -> None:
         super().__init__()
-        check_options(
-            refresh, teacher, explain_mode, cache, start_epoch, warmup_epochs, gradient_clip
-        )
-        self.save_hyperparameters(ignore=not_plain(given, explainer, fill))
+        every = {**hyperparameters, "mean": mean, "std": std, **settings.model_dump()}
+        # Modules and functions would keep a checkpoint from loading with weights_only=True.
+        self.save_hyperparameters({n: value for n, value in every.items() if not callable(value)})
+        self.settings = settings
         self.normalize = Normalize(mean, std)
         self.network = network
         # A tuple hides a compiled wrapper from nn.Module: its parameters are the network's.
         self._encode: tuple[Any] = (given if isinstance(given, nn.Module) else network.encoder,)
-        self._compile = compile
-        self.teacher = first_teacher(network, teacher, refresh)
-        self._own_teacher = teacher is not None
-        self.explainer, self.layer = explainer, layer
-        self.threshold, self.keep_ratio, self.fill = threshold, keep_ratio, fill
-        self.explain_mode: Mode = explain_mode
-        self.start_epoch, self.refresh, self.cache = start_epoch, refresh, cache
-        self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self.warmup_epochs, self.gradient_clip = warmup_epochs, gradient_clip
-        self.seed = seed
+        self.explanations = Explanations(network, settings, teacher)
+        self.teacher = self.explanations.teacher
         self.accuracies = nn.ModuleDict(
             {
                 stage: MulticlassAccuracy(network.num_classes, average="micro", validate_args=False)
                 for stage in ("val", "test")
             }
         )
-        self._augment: ExplainingModule | None = None
-        self._cached: CachedExplainer | None = None
-        self._finite = FiniteLoss()
-        self._watch = Stopwatch(torch.device("cpu"))
-        if isinstance(explainer, str):
-            self.make_explainer()  # so that a wrong name fails now and not after the warm-up
+        self._losses = LossWatch()
+
+    @classmethod
+    def chosen_settings(cls, method: str, options: Mapping[str, Any]) -> Any:
+        """Validates keywords, and fills in the method's own defaults.
+
+        Raises:
+            ValueError: The method is another class's, or a setting is unknown or out of range.
+        """
+        found = find_method(method)
+        if found.settings is not cls.settings_class:
+            own = [m.name for m in METHODS.values() if m.settings is cls.settings_class]
+            raise ValueError(
+                f"method must be {' or '.join(map(repr, own))}, but found {method!r}; "
+                "build_module knows the others"
+            )
+        return validated(found.settings, found.with_defaults(options))
 
     # --- the network ---
 
@@ -177,23 +149,9 @@ class ExplainedModule(L.LightningModule):
             A Captum attribution for a name, on the layer of the training if it explains a layer;
             for an explainer that was given as a function, what that returns.
         """
-        model = model or self.network
-        chosen = self.explainer if name is None else name
-        if not isinstance(chosen, str):
-            return chosen(model)
-        layer = None
-        if self.layer is not None and (takes_layer(chosen) or name is None):
-            layer = submodule(model.encoder, self.layer)
-        return build_explainer(chosen, model, layer)
+        return self.explanations.explainer(name, model)
 
     # --- explanations ---
-
-    @property
-    def explainer_name(self) -> str:
-        """The explainer of the training, for messages and manifests."""
-        if isinstance(self.explainer, str):
-            return self.explainer
-        return str(getattr(self.explainer, "__qualname__", type(self.explainer).__qualname__))
 
     @property
     def explains(self) -> bool:
@@ -201,9 +159,14 @@ class ExplainedModule(L.LightningModule):
         raise NotImplementedError
 
     @property
+    def epochs_per_round(self) -> int:
+        """Epochs of Lightning that make one of ``epochs``: two where parts take turns."""
+        return 1
+
+    @property
     def round(self) -> int:
         """The number of rounds before this epoch."""
-        return int(self.current_epoch)
+        return int(self.current_epoch) // self.epochs_per_round
 
     def make_augment(
         self, model: Classifier, explainer: Explainer, **options: Any
@@ -218,75 +181,49 @@ class ExplainedModule(L.LightningModule):
         raise NotImplementedError
 
     def explained(self, batch: ViewBatch, *args: Tensor) -> Any:
-        """Calls the augmentation for a batch, on the clock.
+        """Calls the augmentation for a batch.
 
         Raises:
             ExplainerError: The explainer, or its network, raised an error.
         """
-        if self._augment is None:
-            raise RuntimeError("no explanations are due in this epoch")
-        if self._cached is not None:
-            self._cached.indices = batch.indices
-        with self._watch.measure():
-            try:
-                return self._augment(*args)
-            except Exception as error:
-                raise ExplainerError(
-                    f"the explainer {self.explainer_name} failed in epoch {self.current_epoch} "
-                    f"({type(error).__name__}: {error}). Checkpoints written before are intact."
-                ) from error
+        try:
+            return self.explanations.augment(batch.indices, *args)
+        except Exception as error:
+            raise ExplainerError(
+                f"the explainer {self.explanations.name} failed in epoch {self.current_epoch} "
+                f"({type(error).__name__}: {error}). Checkpoints written before are intact."
+            ) from error
 
     def _prepare_explanations(self) -> None:
-        model = self._explaining_network()
-        explainer = self.make_explainer(model=model)
-        if not isinstance(explainer, Attribution):
-            explainer = ExplainerOn(explainer, model)
-        self._cached = None
-        if self.cache is not None:
-            self._cached = CachedExplainer(explainer, model, self._open_cache(model))
-        seed = derive_seed(self.seed, self.current_epoch, self.global_rank, 1)
-        half = str(self.trainer.precision) == "bf16-mixed"
-        self._augment = self.make_augment(
-            model,
-            explainer if self._cached is None else self._cached,
-            fill=self.fill,
-            explain_mode=self.explain_mode,
-            autocast_dtype=torch.bfloat16 if half else None,
-            generator=torch.Generator(self.device).manual_seed(seed),
-        )
+        seed = derive_seed(self.settings.seed, self.current_epoch, self.global_rank, 1)
+        half = torch.bfloat16 if str(self.trainer.precision) == "bf16-mixed" else None
 
-    def _explaining_network(self) -> Classifier:
-        if self.teacher is None:
-            return self.network
-        since = self.round - self.start_epoch
-        due = since % self.refresh == 0 if isinstance(self.refresh, int) else since == 0
-        if due and not self._own_teacher:
-            self.teacher.load_state_dict(self.network.state_dict())
-        return self.teacher
+        def make_augment(model: Classifier, explainer: Explainer) -> ExplainingModule:
+            return self.make_augment(
+                model,
+                explainer,
+                fill=self.settings.fill,
+                explain_mode=self.settings.explain_mode,
+                autocast_dtype=half,
+                generator=torch.Generator(self.device).manual_seed(seed),
+            )
 
-    def _open_cache(self, model: Classifier) -> ExplanationCache:
-        name = self.explainer_name
-        method = name if self.layer is None else f"{name} at {self.layer}"
-        loader: Any = self.trainer.train_dataloader
-        found = (str(self.cache), method, weights_hash(model), len(loader.dataset))
-        if self.trainer.is_global_zero:
-            ExplanationCache(*found)  # removes what is stale, before others look
-        self.trainer.strategy.barrier()
-        return ExplanationCache(*found)
+        since = self.round - self.settings.start_epoch
+        self.explanations.prepare(make_augment, since, self.trainer, half)
 
     # --- hooks of Lightning ---
 
     def setup(self, stage: str) -> None:
         """Compiles the encoder, if that is asked for."""
-        if self._compile and self._encode[0] is self.network.encoder:
-            backend = self._compile if isinstance(self._compile, str) else "inductor"
+        wanted = self.settings.compile
+        if wanted and self._encode[0] is self.network.encoder:
+            backend = wanted if isinstance(wanted, str) else "inductor"
             self._encode = (torch.compile(self.network.encoder, backend=backend),)
 
     def on_train_epoch_start(self) -> None:
         """Seeds the epoch and prepares its explanations."""
-        torch.manual_seed(derive_seed(self.seed, self.current_epoch, self.global_rank))
-        self._watch = Stopwatch(self.device)
-        self._augment = None
+        torch.manual_seed(derive_seed(self.settings.seed, self.current_epoch, self.global_rank))
+        self.explanations.begin_epoch(self.device)
         if self.explains:
             self._prepare_explanations()
 
@@ -299,7 +236,13 @@ class ExplainedModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Checks the loss before anything is written, and logs the time spent explaining."""
         self._check_loss()
-        self.log("train/explain_seconds", self._watch.seconds(), sync_dist=True)
+        self.log("train/explain_seconds", self.explanations.seconds, sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Warns of a validation loss far above that of guessing."""
+        loss, guess = self.trainer.callback_metrics.get("val/loss"), self.guessing_loss
+        if loss is not None and not self.trainer.sanity_checking:
+            self._losses.warn_if_absurd("validation", float(loss), guess)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes what explaining needs beside the hyper-parameters; refuses broken weights."""
@@ -320,11 +263,11 @@ class ExplainedModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clips gradients; mixed precision has unscaled them here."""
-        if self.gradient_clip is not None:
-            clip_groups(optimizer, self.gradient_clip)
+        if self.settings.gradient_clip is not None:
+            clip_groups(optimizer, self.settings.gradient_clip)
 
     def _check_loss(self) -> None:
-        self._finite.check(lambda flag: self.trainer.strategy.reduce(flag, reduce_op="sum"))
+        self._losses.check(lambda flag: self.trainer.strategy.reduce(flag, reduce_op="sum"))
 
     def validation_step(self, batch: ViewBatch, batch_idx: int) -> None:
         """Logs val/loss and val/accuracy."""
@@ -344,15 +287,29 @@ class ExplainedModule(L.LightningModule):
 
     # --- for the training steps ---
 
+    @property
+    def guessing_loss(self) -> float:
+        """The cross-entropy of equal probabilities."""
+        return math.log(max(2, self.network.num_classes))
+
     def watch(
         self,
         loss: Tensor,
         statistics: Mapping[str, Tensor],
         batch_size: int,
+        guess: float,
         name: str = "train/loss",
     ) -> None:
-        """Logs a step without waiting for it: the loss, and what was counted while explaining."""
-        self._finite.watch(loss)
+        """Logs a step without waiting for it.
+
+        Args:
+            loss: Of the step.
+            statistics: What was counted while explaining.
+            batch_size: Number of images.
+            guess: About the loss of a network that knows nothing.
+            name: Under which the loss is logged.
+        """
+        self._losses.watch(loss, guess)
         options: dict[str, Any] = {
             "on_step": False,
             "on_epoch": True,
@@ -364,16 +321,18 @@ class ExplainedModule(L.LightningModule):
             reduce_fx = "sum" if key in ("backgrounds", "constant_maps") else "mean"
             self.log(f"train/{key}", value.float(), reduce_fx=reduce_fx, **options)
 
-    def scheduled_epochs(self) -> tuple[int, int]:
-        """Returns the epochs of this run, and the optimisation steps of each.
+    def scheduled_steps(self) -> tuple[int, int]:
+        """Returns the optimisation steps of the whole training, and those of an epoch.
 
         Raises:
             ValueError: The trainer does not say when it ends.
         """
-        epochs, steps = self.trainer.max_epochs, self.trainer.estimated_stepping_batches
-        if epochs is None or epochs < 1 or steps == float("inf"):
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
             raise ValueError(
                 "the learning rate follows a cosine to the end of the training: give the Trainer "
-                "a max_epochs"
+                "max_epochs or max_steps"
             )
-        return epochs, max(1, round(steps / epochs))
+        self.trainer.fit_loop.setup_data()  # with max_steps alone nothing has counted the batches
+        batches = self.trainer.num_training_batches / self.trainer.accumulate_grad_batches
+        return int(steps), max(1, math.ceil(min(batches, steps)))

@@ -1,4 +1,4 @@
-"""Watching a training step without making it wait: time spent, and losses that are not finite."""
+"""Watching a training step without making it wait: time spent, and losses that go wrong."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 
@@ -56,38 +57,60 @@ def _timing_event() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-class FiniteLoss:
-    """Remembers on the device whether a loss was NaN or infinite, and says so when asked.
+class LossWatch:
+    """Remembers on the device how large losses were, and reports it when asked.
 
     Example:
-        >>> guard = FiniteLoss()
-        >>> guard.watch(torch.tensor(float("nan")))
-        >>> guard.check()
+        >>> losses = LossWatch()
+        >>> losses.watch(torch.tensor(float("nan")), guess=1.6)
+        >>> losses.check()
         Traceback (most recent call last):
         ...
         FloatingPointError: the training loss is NaN or infinite. ...
     """
 
+    # Times the loss of guessing: a network that trains stays far below.
+    ABSURD = 10.0
+
     def __init__(self) -> None:
         self._broken: Tensor | None = None
+        self._largest: Tensor | None = None
+        self._warned: set[str] = set()
 
-    def watch(self, loss: Tensor) -> None:
-        """Notes a loss; does not wait for it."""
-        broken = (~torch.isfinite(loss.detach())).float()
-        self._broken = broken if self._broken is None else torch.maximum(self._broken, broken)
+    def watch(self, loss: Tensor, guess: float) -> None:
+        """Notes a loss and that of guessing; does not wait for it."""
+        loss = loss.detach().float()
+        broken = (~torch.isfinite(loss)).float()
+        ratio = torch.where(broken > 0, 0.0, loss / guess)
+        if self._broken is not None and self._largest is not None:
+            broken = torch.maximum(self._broken, broken)
+            ratio = torch.maximum(self._largest, ratio)
+        self._broken, self._largest = broken, ratio
 
     def check(self, total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
-        """Raises if one of the losses was not finite; waits for the device.
+        """Raises if one of the losses was not finite, warns if one exploded; waits for the device.
 
         Args:
             total: Sums over processes, so that all of them stop.
 
         Raises:
-            FloatingPointError: One was not.
+            FloatingPointError: One was not finite.
         """
-        if self._broken is not None and bool(total(self._broken) > 0):
+        if self._broken is None or self._largest is None:
+            return
+        if bool(total(self._broken) > 0):
             raise FloatingPointError(
                 "the training loss is NaN or infinite. Checkpoints written before are intact: "
                 "resume from the last one with a lower lr, more warmup_epochs or a "
                 "gradient_clip; with 16-mixed precision try bf16-mixed."
+            )
+        self.warn_if_absurd("training", float(self._largest), 1.0)
+
+    def warn_if_absurd(self, which: str, loss: float, guess: float) -> None:
+        """Warns, once in a training, of a loss many times that of guessing."""
+        if loss > self.ABSURD * guess and which not in self._warned:
+            self._warned.add(which)
+            rank_zero_warn(
+                f"the {which} loss is {loss / guess:.3g} times that of guessing, so training "
+                "diverges: lower lr, raise warmup_epochs, or set gradient_clip"
             )

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from captum_excon.layers import unwrap
-from captum_excon.losses import EDDA_DROP, drop_loss
+from captum_excon.losses import drop_loss
 from captum_excon.models.classifier import Classifier
 from captum_excon.training.data.views import ViewBatch
-from captum_excon.training.modules.base import ExplainedModule
-from captum_excon.training.modules.optimization import sgd
-from captum_excon.training.modules.options import encoder_of
+from captum_excon.training.methods.edda import EDDASettings
+from captum_excon.training.modules.base import ExplainedModule, encoder_of
+from captum_excon.training.modules.optimization import optimizer_with_schedule
 from captum_excon.transforms import EDDA, EDDABatch
-from captum_excon.transforms._fill import Fill
-from captum_excon.transforms._region import Placement
 from captum_excon.transforms._undisturbed import Explainer
 
 
@@ -73,24 +71,14 @@ class EDDAModule(ExplainedModule):
         classifier: In place of an encoder: any network from normalised images (N, C, H, W) to C
             logits, or C + 1 with ``drop_target="background"``.
         encoder_args: Further arguments of `build_encoder`.
-        target: Explain the "predicted" class or the "label".
-        drop_target: What a copy without its salient region should be: "uniform", "background"
-            (class C of a head with C + 1 outputs, of which evaluation uses the first C), or, for
-            the explained class alone, "hinge" or "suppress". See `drop_loss`.
-        keep_weight: The weight of the copies that keep.
-        drop_weight: The weight of the copies that drop.
-        margin: Of the hinge.
-        only_correct: Use the copies only of images that the explaining network classifies right.
-        placement: Of the regions of "random-occlusion", as in `RandomOcclusion`.
-        view: What is trained on and explained: the random "view1", or the "standard" view.
-        threshold: Of the maps; used if `keep_ratio` is None.
-        keep_ratio: The salient share of pixels.
-        fill: What occluded pixels become.
-        **options: Further options of `ExplainedModule`.
+        mean: Mean of each channel, for normalisation.
+        std: Standard deviation of each channel.
+        teacher: See `ExplainedModule`.
+        **options: Settings of `EDDASettings`.
 
     Raises:
         TypeError: Not exactly one of encoder and classifier is given.
-        ValueError: Options out of range, or that do not go together.
+        ValueError: Settings that are unknown, out of range, or that do not go together.
 
     Example:
         >>> classifier = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -99,95 +87,74 @@ class EDDAModule(ExplainedModule):
         torch.Size([2, 5])
     """
 
+    settings_class = EDDASettings
+    settings: EDDASettings
+
     def __init__(
         self,
         encoder: str | nn.Module | None,
         num_classes: int,
         *,
-        method: Literal["edda", "random-occlusion", "ce"] = "edda",
+        method: str = "edda",
         classifier: nn.Module | None = None,
         encoder_args: dict[str, Any] | None = None,
-        target: Literal["predicted", "label"] = "predicted",
-        drop_target: EDDA_DROP = "uniform",
-        keep_weight: float = 1.0,
-        drop_weight: float = 1.0,
-        margin: float = 0.0,
-        only_correct: bool = False,
-        placement: Placement = "shift",
-        view: Literal["view1", "standard"] = "view1",
-        threshold: float | None = None,
-        keep_ratio: float | None = 0.15,
-        fill: Fill = "mean",
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+        teacher: nn.Module | None = None,
         **options: Any,
     ) -> None:
-        if method not in ("edda", "random-occlusion", "ce"):
-            raise ValueError(
-                f'method must be "edda", "random-occlusion" or "ce", but found {method!r}; '
-                "build_module knows the others"
-            )
+        settings: EDDASettings = self.chosen_settings(method, options)
         if (encoder is None) == (classifier is None):
             raise TypeError("give either an encoder or a classifier")
-        if drop_target not in get_args(EDDA_DROP):
-            raise ValueError(
-                f"drop_target must be one of {', '.join(get_args(EDDA_DROP))}, but found "
-                f"{drop_target!r}"
-            )
-        if keep_weight < 0 or drop_weight < 0:
-            raise ValueError(
-                f"keep_weight and drop_weight must not be negative, but found {keep_weight} and "
-                f"{drop_weight}"
-            )
-        if view not in ("view1", "standard"):
-            raise ValueError(f'view must be "view1" or "standard", but found {view!r}')
-        if options.get("cache") is not None and view != "standard":
+        if settings.cache is not None and settings.view != "standard":
             raise ValueError(
                 "a cache needs the same image under an index each time: EDDA explains the random "
                 'view1, so set view="standard", or do without a cache'
             )
         # The control arms have the same head, so that they differ in the occlusions alone.
-        outputs = num_classes + (drop_target == "background" and method != "ce")
+        outputs = num_classes + (settings.drop_target == "background" and method != "ce")
         given: str | nn.Module
         if encoder is not None:
             given, built = encoder, encoder_of(encoder, encoder_args)
             head: nn.Module = nn.Linear(int(built.feature_dim), outputs)  # type: ignore[arg-type]
         elif classifier is not None:
             given, built, head = classifier, unwrap(classifier), nn.Identity()
-        network = Classifier(built, head, num_classes)
         super().__init__(
-            network, given, threshold=threshold, keep_ratio=keep_ratio, fill=fill, **options
+            Classifier(built, head, num_classes),
+            given,
+            settings,
+            mean=mean,
+            std=std,
+            teacher=teacher,
+            method=method,
+            encoder=encoder,
+            num_classes=num_classes,
+            encoder_args=encoder_args,
         )
-        self.method, self.view, self.outputs = method, view, outputs
-        self.target, self.placement = target, placement
-        self.drop_target, self.margin = drop_target, margin
-        self.keep_weight, self.drop_weight = keep_weight, drop_weight
-        self.only_correct = only_correct
+        self.method, self.outputs = method, outputs
 
     @property
     def explains(self) -> bool:
         """Whether this epoch's training images are explained."""
-        return self.method != "ce" and self.round >= self.start_epoch
+        return self.method != "ce" and self.round >= self.settings.start_epoch
 
     def make_augment(self, model: Classifier, explainer: Explainer, **options: Any) -> EDDA:
         """Builds the copies, by the network that explains."""
+        settings = self.settings
         return EDDA(
             model,
             explainer,
-            keep_ratio=self.keep_ratio,
-            threshold=self.threshold if self.keep_ratio is None else None,
-            target=self.target,
-            placement=self.placement if self.method == "random-occlusion" else None,
+            keep_ratio=settings.keep_ratio,
+            threshold=settings.threshold if settings.keep_ratio is None else None,
+            target=settings.target,
+            placement=settings.placement if self.method == "random-occlusion" else None,
             **options,
         )
 
     def configure_optimizers(self) -> Any:
-        """SGD with a cosine schedule, stepped with the optimizer."""
-        epochs, steps = self.scheduled_epochs()
-        optimizer, schedule = sgd(
-            [{"params": self.network.parameters(), "lr": self.lr}],
-            self.momentum,
-            self.weight_decay,
-            steps=steps * epochs,
-            warmup=steps * self.warmup_epochs,
+        """One optimizer, whose schedule steps with it."""
+        optimizer, schedule = optimizer_with_schedule(
+            [{"params": self.network.parameters()}], self.settings, *self.scheduled_steps()
         )
         return {
             "optimizer": optimizer,
@@ -199,31 +166,37 @@ class EDDAModule(ExplainedModule):
         if not self.trainer.training:
             return batch
         given: ViewBatch = batch
-        images, labels = self.normalize(given.view(self.view)), given.labels
+        images, labels = self.normalize(given.view(self.settings.view)), given.labels
         if not self.explains:
             return CopiesBatch(images, labels)
         made: EDDABatch = self.explained(given, images, labels)
-        counts = ~made.constant & made.correct if self.only_correct else ~made.constant
+        counts = ~made.constant
+        if self.settings.only_correct:
+            counts = counts & made.correct
         copies = torch.cat([images, made.keep, made.drop])
         return CopiesBatch(copies, labels, made.explained, counts, made.statistics)
 
     def training_step(self, batch: CopiesBatch, batch_idx: int) -> Tensor:
         """Returns the loss of a batch."""
         labels, explained, counts = batch.labels, batch.explained, batch.counts
+        settings = self.settings
         logits = self.network.head(self.encode(batch.images)).float()
         self._check_outputs(logits)
         if explained is None or counts is None:
             loss = F.cross_entropy(logits, labels)
-            self.watch(loss, {}, len(labels))
+            self.watch(loss, {}, len(labels), self.guessing_loss)
             return loss
         original, keep, drop = logits.chunk(3)
         kept = F.cross_entropy(keep, labels, reduction="none")
-        dropped = drop_loss(self.drop_target, drop, explained, logits=original, margin=self.margin)
-        copies = self.keep_weight * kept + self.drop_weight * dropped
+        dropped = drop_loss(
+            settings.drop_target, drop, explained, logits=original, margin=settings.margin
+        )
+        copies = settings.keep_weight * kept + settings.drop_weight * dropped
         # Selected, not multiplied: what does not count may be infinite.
         copies = torch.where(counts, copies, 0.0)
         loss = F.cross_entropy(original, labels) + copies.mean()
-        self.watch(loss, batch.statistics, len(labels))
+        terms = 1 + settings.keep_weight + settings.drop_weight
+        self.watch(loss, batch.statistics, len(labels), terms * self.guessing_loss)
         return loss
 
     def _check_outputs(self, logits: Tensor) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from captum_excon.losses import ExConLoss
 from captum_excon.models.classifier import Classifier, ProjectionHead
 from captum_excon.training.data.views import ViewBatch
-from captum_excon.training.modules.base import ExplainedModule
-from captum_excon.training.modules.optimization import idle, sgd
-from captum_excon.training.modules.options import encoder_of
+from captum_excon.training.methods.contrastive import ContrastiveSettings
+from captum_excon.training.modules.base import ExplainedModule, encoder_of
+from captum_excon.training.modules.optimization import idle, optimizer_with_schedule
 from captum_excon.transforms import ExConBatch, ExConViews
 from captum_excon.transforms._undisturbed import Explainer
 
@@ -48,19 +50,13 @@ class ExConModule(ExplainedModule):
         method: "excon"; "exconb", which contrasts rejected masked images as backgrounds; or
             "supcon".
         encoder_args: Further arguments of `build_encoder`.
-        projection_hidden: Size of the projection's hidden layer; by default that of the features.
-        projection_dim: Size of the projections.
-        temperature: Of the loss.
-        base_temperature: Multiply the loss by temperature / base_temperature; None for no factor.
-        background: With "exconb": backgrounds are "negatives", or a "class" of their own.
-        gather_distributed: Contrast the views of all processes.
-        classifier_schedule: "alternate" or "step".
-        classifier_lr: Learning rate of the classifier; by default ``lr``.
-        threshold: Of the maps; 0.5 is the paper's.
-        **options: Further options of `ExplainedModule`.
+        mean: Mean of each channel, for normalisation.
+        std: Standard deviation of each channel.
+        teacher: See `ExplainedModule`.
+        **options: Settings of `ContrastiveSettings`.
 
     Raises:
-        ValueError: Options out of range, or that do not go together.
+        ValueError: Settings that are unknown, out of range, or that do not go together.
 
     Example:
         >>> encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -70,57 +66,55 @@ class ExConModule(ExplainedModule):
         torch.Size([2, 5])
     """
 
+    settings_class = ContrastiveSettings
+    settings: ContrastiveSettings
+
     def __init__(
         self,
         encoder: str | nn.Module,
         num_classes: int,
         *,
-        method: Literal["excon", "exconb", "supcon"] = "excon",
+        method: str = "excon",
         encoder_args: dict[str, Any] | None = None,
-        projection_hidden: int | None = None,
-        projection_dim: int = 128,
-        temperature: float = 0.1,
-        base_temperature: float | None = None,
-        background: Literal["negatives", "class"] = "negatives",
-        gather_distributed: bool = True,
-        classifier_schedule: Literal["alternate", "step"] = "alternate",
-        classifier_lr: float | None = None,
-        threshold: float | None = 0.5,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+        teacher: nn.Module | None = None,
         **options: Any,
     ) -> None:
-        if method not in ("excon", "exconb", "supcon"):
-            raise ValueError(
-                f'method must be "excon", "exconb" or "supcon", but found {method!r}; '
-                "build_module knows the others"
-            )
-        if background not in ("negatives", "class"):
-            raise ValueError(f'background must be "negatives" or "class", but found {background!r}')
-        if classifier_schedule not in ("alternate", "step"):
-            raise ValueError(
-                f'classifier_schedule must be "alternate" or "step", found {classifier_schedule!r}'
-            )
+        settings: ContrastiveSettings = self.chosen_settings(method, options)
         built = encoder_of(encoder, encoder_args)
         features = int(built.feature_dim)  # type: ignore[arg-type]
-        network = Classifier(built, nn.Linear(features, num_classes), num_classes)
-        super().__init__(network, encoder, threshold=threshold, **options)
+        super().__init__(
+            Classifier(built, nn.Linear(features, num_classes), num_classes),
+            encoder,
+            settings,
+            mean=mean,
+            std=std,
+            teacher=teacher,
+            method=method,
+            encoder=encoder,
+            num_classes=num_classes,
+            encoder_args=encoder_args,
+        )
         self.method = method
-        self.alternates = classifier_schedule == "alternate"
-        self.classifier_lr = self.lr if classifier_lr is None else classifier_lr
-        self.projection = ProjectionHead(features, projection_hidden, projection_dim)
+        self.alternates = settings.classifier_schedule == "alternate"
+        self.projection = ProjectionHead(
+            features, settings.projection_hidden, settings.projection_dim
+        )
         # SupCon and ExCon have no backgrounds.
         self.loss = ExConLoss(
-            temperature,
-            background if method == "exconb" else "exclude",
-            base_temperature,
-            gather_distributed,
+            settings.temperature,
+            settings.background if method == "exconb" else "exclude",
+            settings.base_temperature,
+            settings.gather_distributed,
         )
         self.automatic_optimization = False
         self._modes: list[tuple[nn.Module, bool]] = []
 
     @property
-    def round(self) -> int:
-        """The number of epochs that have trained the encoder, before this one."""
-        return int(self.current_epoch) // 2 if self.alternates else int(self.current_epoch)
+    def epochs_per_round(self) -> int:
+        """Two where encoder and classifier take turns."""
+        return 2 if self.alternates else 1
 
     @property
     def trains_encoder(self) -> bool:
@@ -135,39 +129,38 @@ class ExConModule(ExplainedModule):
     @property
     def explains(self) -> bool:
         """Whether this epoch's training images are explained."""
-        return self.method != "supcon" and self.trains_encoder and self.round >= self.start_epoch
+        due = self.round >= self.settings.start_epoch
+        return self.method != "supcon" and self.trains_encoder and due
 
     def make_augment(self, model: Classifier, explainer: Explainer, **options: Any) -> ExConViews:
         """Builds the views. Whatever explains, it is the current network that accepts."""
         return ExConViews(
             self.network,
             explainer,
-            threshold=self.threshold,
-            keep_ratio=self.keep_ratio,
+            threshold=self.settings.threshold,
+            keep_ratio=self.settings.keep_ratio,
             background=self.method == "exconb",
             **options,
         )
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LRScheduler]]:
-        """SGD for encoder and projection, and for the classifier; in one where they step as one."""
-        epochs, steps = self.scheduled_epochs()
-        encoder = {"params": [*self.network.encoder.parameters(), *self.projection.parameters()]}
-        classifier = {"params": self.network.head.parameters()}
-        groups = [{**encoder, "lr": self.lr}, {**classifier, "lr": self.classifier_lr}]
+        """An optimizer for each of encoder and classifier; one for both if they step as one."""
+        settings = self.settings
+        steps, epoch = self.scheduled_steps()
+        encoder: dict[str, Any] = {
+            "params": [*self.network.encoder.parameters(), *self.projection.parameters()]
+        }
+        classifier: dict[str, Any] = {
+            "params": self.network.head.parameters(),
+            "lr": settings.lr if settings.classifier_lr is None else settings.classifier_lr,
+        }
         # One optimizer for both in "step": a gradient scaler cannot serve two in one backward pass.
-        jobs = [(groups, epochs)]
+        jobs = [([encoder, classifier], steps)]
         if self.alternates:
-            jobs = [([groups[0]], (epochs + 1) // 2), ([groups[1]], epochs // 2)]
-        built = [
-            sgd(
-                part,
-                self.momentum,
-                self.weight_decay,
-                steps=steps * count,
-                warmup=steps * self.warmup_epochs,
-            )
-            for part, count in jobs
-        ]
+            pairs, rest = divmod(steps, 2 * epoch)
+            of_encoder = pairs * epoch + min(rest, epoch)
+            jobs = [([encoder], of_encoder), ([classifier], steps - of_encoder)]
+        built = [optimizer_with_schedule(part, settings, count, epoch) for part, count in jobs]
         return [optimizer for optimizer, _ in built], [schedule for _, schedule in built]
 
     def on_train_epoch_start(self) -> None:
@@ -221,7 +214,9 @@ class ExConModule(ExplainedModule):
         features = self.encode(batch.views.flatten(0, 1))
         projections = self.projection(features).view(-1, 2, self.projection.output.out_features)
         loss: Tensor = self.loss(projections, batch.labels, batch.background)
-        self.watch(loss, batch.statistics, size)
+        base = self.settings.base_temperature or self.settings.temperature
+        guess = self.settings.temperature / base * math.log(max(2, 2 * size - 1))
+        self.watch(loss, batch.statistics, size, guess)
         if self.trains_classifier:
             # Every other row is a random view; backgrounds follow those of the images.
             random = features.detach()[1 : 2 * size : 2]
@@ -235,7 +230,7 @@ class ExConModule(ExplainedModule):
 
     def _cross_entropy(self, features: Tensor, labels: Tensor) -> Tensor:
         loss = F.cross_entropy(self.network.head(features).float(), labels)
-        self.watch(loss, {}, len(labels), name="train/classifier_loss")
+        self.watch(loss, {}, len(labels), self.guessing_loss, "train/classifier_loss")
         return loss
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from captum.attr import (
@@ -13,25 +12,50 @@ from captum.attr import (
     LayerGradCam,
     Saliency,
 )
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from captum_excon._messages import close_names
 from captum_excon.attr import attribution_methods
 from captum_excon.attr._capture import LayerChoice, resolve_layers
+from captum_excon.transforms._undisturbed import Explainer
 
 
-class ExplainerOn:
-    """A function as explainer that names its network, whose modes and buffers are then kept."""
+class WatchedExplainer:
+    """Any explainer as a function, which names its network and warns of maps that are too coarse.
 
-    def __init__(
-        self, explain: Callable[[Tensor, Tensor], Tensor], forward_func: nn.Module
-    ) -> None:
-        self.explain = explain
+    Naming the network keeps its modes and buffers as they were.
+
+    Args:
+        explainer: An attribution, or a function of images and classes.
+        forward_func: The network that it explains.
+        name: For messages.
+    """
+
+    COARSE = 4
+
+    def __init__(self, explainer: Explainer, forward_func: nn.Module, name: str) -> None:
+        self.explainer = explainer
         self.forward_func = forward_func
+        self.__name__ = name
+        self._seen = False
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Returns the function's maps."""
-        return self.explain(images, targets)
+        """Returns the explainer's maps, whatever they are."""
+        if isinstance(self.explainer, Attribution):
+            maps: Tensor = self.explainer.attribute(images, target=targets)
+        else:
+            maps = self.explainer(images, targets)
+        if not self._seen and isinstance(maps, Tensor) and maps.ndim == 4:
+            self._seen = True
+            height, width = maps.shape[2:]
+            if max(height, width) <= self.COARSE < min(images.shape[2:]):
+                rank_zero_warn(
+                    f"the maps of {self.__name__} have {height}x{width} values for images of "
+                    f"{images.shape[2]}x{images.shape[3]} pixels, too few to locate anything: "
+                    "choose an earlier layer, larger images, or cifar_stem for small ones"
+                )
+        return maps
 
 
 class DeepestLayerGradCam(LayerGradCam):

@@ -1,4 +1,4 @@
-"""All arms of a comparison by one word, and modules back from their checkpoints."""
+"""Training modules by the name of their method, and from their checkpoints."""
 
 from __future__ import annotations
 
@@ -12,22 +12,14 @@ from torch import nn
 
 from captum_excon._messages import close_names
 from captum_excon.models.networks import untrained_name
+from captum_excon.training.methods import METHODS, find_method
 from captum_excon.training.modules.base import ExplainedModule
-from captum_excon.training.modules.edda import EDDAModule
-from captum_excon.training.modules.excon import ExConModule
 
-__all__ = ["METHODS", "EDDAModule", "ExConModule", "build_module", "load_module"]
+__all__ = ["METHODS", "build_module", "load_module"]
 
-METHODS = ("ce", "supcon", "excon", "exconb", "edda", "random-occlusion")
 
-_CLASSES: dict[str, type[EDDAModule] | type[ExConModule]] = {
-    "ce": EDDAModule,
-    "supcon": ExConModule,
-    "excon": ExConModule,
-    "exconb": ExConModule,
-    "edda": EDDAModule,
-    "random-occlusion": EDDAModule,
-}
+# Of the modules' constructors.
+_ARGUMENTS = ("classifier", "encoder_args", "mean", "std", "teacher")
 
 
 def build_module(
@@ -35,18 +27,18 @@ def build_module(
 ) -> ExplainedModule:
     """Builds the module of a method from settings that may serve all methods.
 
-    Options of the other class only (``temperature`` for EDDA, ``drop_target`` for ExCon) are left
+    Settings of other methods only (``temperature`` for EDDA, ``drop_target`` for ExCon) are left
     out, so that a comparison changes the one word ``method``.
 
     Args:
         method: One of `METHODS`.
         encoder: As in `ExConModule` and `EDDAModule`.
         num_classes: Number of classes.
-        **options: Options of `ExConModule`, `EDDAModule` and `ExplainedModule`.
+        **options: Settings of any method, and arguments of its module.
 
     Raises:
-        ValueError: There is no such method, or an option is out of range.
-        TypeError: None of the classes has such an option.
+        ValueError: There is no such method, or a setting is out of range.
+        TypeError: No method has such a setting.
 
     Example:
         >>> encoder = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -55,14 +47,16 @@ def build_module(
         >>> [type(build_module(method, **settings)).__name__ for method in ("excon", "edda")]
         ['ExConModule', 'EDDAModule']
     """
-    cls = _class_of(method)
-    known = _options(ExConModule) | _options(EDDAModule)
+    found = find_method(method)
+    known = {*_ARGUMENTS, *(name for m in METHODS.values() for name in m.settings.model_fields)}
     for name in options:
         if name not in known:
             raise TypeError(f"no method has an option {name!r}{close_names(name, known)}")
-    own: dict[str, Any] = {n: value for n, value in options.items() if n in _options(cls)}
-    own["method"] = method
-    return cls(encoder, num_classes, **own)
+    cls = found.module_class()
+    own = {*inspect.signature(cls).parameters, *found.settings.model_fields}
+    chosen = {name: value for name, value in options.items() if name in own}
+    module: ExplainedModule = cls(encoder, num_classes, method=method, **chosen)
+    return module
 
 
 def load_module(checkpoint: str | os.PathLike[str], **overrides: Any) -> ExplainedModule:
@@ -74,9 +68,9 @@ def load_module(checkpoint: str | os.PathLike[str], **overrides: Any) -> Explain
 
     Args:
         checkpoint: The file.
-        **overrides: Options to change; those that are no plain values and so are in no checkpoint
-            (an ``encoder``, ``classifier`` or ``teacher`` given as module, an ``explainer`` or a
-            ``fill`` given as function) must be given again.
+        **overrides: Settings to change. What is not a plain value is in no checkpoint and must be
+            given again: an ``encoder``, ``classifier`` or ``teacher`` given as a module, an
+            ``explainer`` or ``fill`` given as a function.
 
     Raises:
         ValueError: The checkpoint is of another module.
@@ -85,8 +79,8 @@ def load_module(checkpoint: str | os.PathLike[str], **overrides: Any) -> Explain
     settings = loaded.get(L.LightningModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
     if settings.get("method") not in METHODS:
         raise ValueError(
-            f"{checkpoint} is no checkpoint of ExConModule or EDDAModule: it names the method "
-            f"{settings.get('method')!r}, where one of {', '.join(METHODS)} is expected"
+            f"{checkpoint} is not a checkpoint of a training module: it names the method "
+            f"{settings.get('method')!r}, but {', '.join(METHODS)} are known"
         )
     settings = {**settings, **overrides}
     if isinstance(settings.get("encoder"), str):
@@ -94,20 +88,6 @@ def load_module(checkpoint: str | os.PathLike[str], **overrides: Any) -> Explain
         settings["encoder"] = untrained_name(settings["encoder"])
         given = settings["encoder_args"] or {}
         settings["encoder_args"] = {**given, "pretrained": False, "weights": None}
-    module = _class_of(settings["method"])(**settings)
+    module: ExplainedModule = find_method(settings["method"]).module_class()(**settings)
     module.load_state_dict(loaded["state_dict"])
     return module.eval()
-
-
-def _class_of(method: str) -> type[EDDAModule] | type[ExConModule]:
-    if method not in METHODS:
-        raise ValueError(
-            f"there is no method {method!r}{close_names(str(method), METHODS)}; "
-            f"methods are {', '.join(METHODS)}"
-        )
-    return _CLASSES[method]
-
-
-def _options(cls: type[ExplainedModule]) -> set[str]:
-    names = {*inspect.signature(cls).parameters, *inspect.signature(ExplainedModule).parameters}
-    return names - {"self", "method", "network", "given", "options"}

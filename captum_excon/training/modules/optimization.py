@@ -1,4 +1,4 @@
-"""SGD with a cosine schedule, clipping by group, and parameters that sit out a step."""
+"""Optimizers with a cosine schedule, clipping by group, and parameters that sit out a step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from captum_excon.training.settings import OptimizationSettings
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
@@ -29,18 +32,32 @@ def warmup_cosine(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def sgd(
-    groups: list[dict[str, Any]], momentum: float, weight_decay: float, steps: int, warmup: int
-) -> tuple[torch.optim.SGD, LambdaLR]:
-    """Builds SGD over groups of ``params`` and ``lr``, and its schedule, made for every step."""
+def optimizer_with_schedule(
+    groups: list[dict[str, Any]], settings: OptimizationSettings, steps: int, epoch: int
+) -> tuple[Optimizer, LambdaLR]:
+    """Builds the optimizer over groups of ``params``, and its schedule, made for every step.
+
+    Args:
+        groups: As for torch's optimizers; their ``lr`` is by default that of the settings.
+        settings: Which optimizer, its learning rate and so on.
+        steps: Of this optimizer in the whole training.
+        epoch: Of them in an epoch.
+    """
     groups = [
         {**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups
     ]
-    optimizer = torch.optim.SGD(groups, momentum=momentum, weight_decay=weight_decay)
+    optimizer: Optimizer
+    if settings.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(
+            groups, settings.lr, settings.momentum, weight_decay=settings.weight_decay
+        )
+    warmup = epoch * settings.warmup_epochs
     return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup))
 
 
-def clip_groups(optimizer: torch.optim.Optimizer, max_norm: float) -> None:
+def clip_groups(optimizer: Optimizer, max_norm: float) -> None:
     """Scales down the gradients of each parameter group whose joint 2-norm exceeds ``max_norm``."""
     for group in optimizer.param_groups:
         nn.utils.clip_grad_norm_(group["params"], max_norm)

@@ -120,7 +120,7 @@ class RunFolder(Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain values, which load without running code."""
-        return {"config": self.config.to_dict(), "history": self.history}
+        return {"config": self.config.model_dump(), "history": self.history}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up the figures of the epochs before."""

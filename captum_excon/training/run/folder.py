@@ -42,7 +42,7 @@ def claim_folder(out: Path, config: TrainConfig, *, overwrite: bool) -> None:
 
 
 def _refuse_other_settings(out: Path, config: TrainConfig) -> None:
-    before, now = TrainConfig.load(out / CONFIG, {}).to_dict(), config.to_dict()
+    before, now = TrainConfig.load(out / CONFIG, {}).model_dump(), config.model_dump()
     changed = [name for name in now if name not in MACHINE and now[name] != before[name]]
     if changed:
         listed = ", ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -15,9 +13,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from captum_excon._provenance import provenance
+from captum_excon._settings import validated
 from captum_excon.training.data.module import ExplanationDataModule
+from captum_excon.training.methods import find_method
 from captum_excon.training.modules.base import ExplainedModule
-from captum_excon.training.modules.factory import EDDAModule, ExConModule, build_module, load_module
+from captum_excon.training.modules.factory import build_module, load_module
 from captum_excon.training.run.checkpoints import (
     BEST,
     LAST,
@@ -38,6 +38,7 @@ from captum_excon.training.run.folder import (
     write_summary,
 )
 from captum_excon.training.run.lightning import as_user_errors, calm, settings_as_user_errors
+from captum_excon.training.settings import DataSettings
 
 __all__ = ["CONFIG", "SUMMARY", "TrainConfig", "load_run", "rank_zero_only", "train"]
 
@@ -83,7 +84,7 @@ def train(
     with calm(), isolate_rng(), as_user_errors():
         with settings_as_user_errors():
             datamodule, module = _build(config)
-            rounds = 2 if getattr(module, "alternates", False) else 1
+            rounds = module.epochs_per_round
             trainer = _trainer(config, out, rounds=rounds, progress=progress, last=last)
         rank_zero_only(claim_folder)(out, config, overwrite=overwrite)
         trainer.fit(module, datamodule=datamodule, ckpt_path=last)
@@ -106,7 +107,7 @@ def train(
         "seconds": sum(row["seconds"] for row in history),
         "explain_seconds": sum(row["train/explain_seconds"] for row in history),
         **figures,
-        "config": config.to_dict(),
+        "config": config.model_dump(),
         **found,
     }
     rank_zero_only(write_summary)(out, summary)
@@ -130,16 +131,17 @@ def load_run(
         UserError: The file is no such checkpoint.
     """
     settings = {**run_state(checkpoint)["config"], "compile": False}
-    config = TrainConfig.from_mapping(settings if data is None else {**settings, "data": data})
+    config = validated(
+        TrainConfig, settings if data is None else {**settings, "data": data}, checkpoint
+    )
     module = load_module(checkpoint, compile=False)
     statistics = {"mean": module.hparams["mean"], "std": module.hparams["std"]}
     return module, _data(config, **statistics), config
 
 
 def _data(config: TrainConfig, **statistics: Any) -> ExplanationDataModule:
-    options = _accepted([ExplanationDataModule], config)
-    contrastive = config.method in ("supcon", "excon", "exconb")
-    views: Literal["one", "excon"] = "excon" if contrastive else "one"
+    options = config.model_dump(include={*DataSettings.model_fields, "seed"} - {"data"})
+    views = find_method(config.method).views
     return ExplanationDataModule(config.data, views=views, **options, **statistics)
 
 
@@ -150,28 +152,17 @@ def _build(config: TrainConfig) -> tuple[ExplanationDataModule, ExplainedModule]
     datamodule.setup("fit")
     datamodule.setup("test")
     torch.manual_seed(config.seed)
-    options = _accepted([ExplainedModule, ExConModule, EDDAModule], config)
     stem = {"cifar_stem": config.cifar_stem, "pretrained": config.pretrained}
-    options |= {
-        "encoder_args": {**config.encoder_args, **stem},
-        "mean": datamodule.mean,
-        "std": datamodule.std,
-    }
-    if config.fill is None:
-        del options["fill"]
-    if config.threshold is None and config.keep_ratio is None:
-        del options["threshold"], options["keep_ratio"]
-    return datamodule, build_module(num_classes=datamodule.num_classes, **options)
-
-
-def _accepted(classes: Sequence[type], config: TrainConfig) -> dict[str, Any]:
-    """The settings that are arguments of one of the classes."""
-    names = _arguments(classes)
-    return {name: value for name, value in config.to_dict().items() if name in names}
-
-
-def _arguments(classes: Sequence[type]) -> set[str]:
-    return {name for cls in classes for name in inspect.signature(cls).parameters}
+    module = build_module(
+        config.method,
+        config.encoder,
+        datamodule.num_classes,
+        encoder_args={**config.encoder_args, **stem},
+        mean=datamodule.mean,
+        std=datamodule.std,
+        **config.model_dump(include={*find_method(config.method).settings.model_fields}),
+    )
+    return datamodule, module
 
 
 def _trainer(

@@ -29,7 +29,7 @@ class Comparison:
         monkeypatch.setattr(runs, "PROGRAM", PROGRAM)
         monkeypatch.setenv("CALLS", str(self.calls))
         monkeypatch.setenv("OUT", str(self.out))
-        monkeypatch.setenv("SETTINGS", json.dumps(TrainConfig(data="flowers").to_dict()))
+        monkeypatch.setenv("SETTINGS", json.dumps(TrainConfig(data="flowers").model_dump()))
         monkeypatch.setattr(plots, "save_all", lambda results, folder: None)  # takes seconds
         self.environment = monkeypatch
 

@@ -6,17 +6,29 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.training_toys import NO_ADVICE, Counted, changed, fit, module, weights
+import torch.nn.functional as F
+from helpers.training_toys import (
+    NO_ADVICE,
+    Counted,
+    Views,
+    changed,
+    fit,
+    loader,
+    module,
+    trainer,
+    weights,
+)
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from captum_excon._provenance import weights_hash
-from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache
+from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache, image_keys
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in NO_ADVICE]
 
 
 def opened(folder: Path, method: str = "cam", model: str = "1a", images: int = 6) -> Any:
-    return ExplanationCache(folder / "maps", method, model, images)
+    return ExplanationCache(folder / "maps", {"explainer": method, "model": model}, images)
 
 
 def numbers(*values: int) -> Tensor:
@@ -25,8 +37,8 @@ def numbers(*values: int) -> Tensor:
 
 def test_maps_are_found_by_index_and_class_at_their_own_size(tmp_path: Path) -> None:
     cache = opened(tmp_path)
-    cache.put(numbers(4, 1), numbers(0, 2), torch.rand(2, 1, 3, 5))
-    maps, found = cache.get(numbers(1, 4, 4, 0), numbers(2, 0, 1, 0))
+    cache.put(numbers(4, 1), numbers(5, 2), torch.rand(2, 1, 3, 5))
+    maps, found = cache.get(numbers(1, 4, 4, 0), numbers(2, 5, 1, 5))
     assert maps.shape == (4, 1, 3, 5)
     assert found.tolist() == [True, True, False, False]
 
@@ -73,9 +85,37 @@ def test_maps_of_another_method_network_or_data_set_are_stale(
 def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "thesis.tex").write_text("mine")
-    with pytest.raises(FileExistsError, match="no cache of explanations"):
+    with pytest.raises(FileExistsError, match="not a cache of explanations"):
         opened(tmp_path)
     assert (tmp_path / "maps" / "thesis.tex").read_text() == "mine"
+
+
+def test_maps_of_two_sizes_in_one_folder_do_not_hide_each_other(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    for key, size in ((1, 2), (2, 4)):
+        cache.put(numbers(3), numbers(key), torch.rand(1, 1, size, size) + 0.1)
+    for key, size in ((1, 2), (2, 4)):
+        maps, found = cache.get(numbers(3), numbers(key))
+        assert found.all()
+        assert maps.shape == (1, 1, size, size)
+        assert bool((maps > 0).all())
+
+
+def test_a_key_depends_on_pixels_shape_class_and_nothing_else() -> None:
+    images = torch.rand(4, 3, 6, 5)
+    labels = numbers(0, 1, 2, 3)
+    keys = image_keys(images, labels)
+    assert torch.equal(keys, image_keys(images.clone(memory_format=torch.channels_last), labels))
+    assert torch.equal(keys[1:2], image_keys(images[1:2], labels[1:2]))
+    others = [
+        image_keys(images.view(4, 3, 5, 6), labels),
+        image_keys(images, labels + 1),
+        image_keys((images - 0.5) / 0.25, labels),
+        image_keys(images.flip(3), labels),
+        image_keys(images.roll(1, 1), labels),
+        image_keys(images.half(), labels),
+    ]
+    assert len({*keys.tolist(), *torch.cat(others).tolist()}) == 4 * 7
 
 
 def test_an_index_outside_the_data_set_is_refused(tmp_path: Path) -> None:
@@ -118,7 +158,8 @@ def test_training_with_a_cache_explains_each_image_once_for_the_same_weights(
     method: str, tmp_path: Path
 ) -> None:
     explainer = Counted()
-    options = {"explainer": explainer, "layer": None, "view": "standard", "target": "label"}
+    options = {"explainer": explainer, "layer": None}
+    options |= {"view": "standard", "target": "label"} if method == "edda" else {}
     pair = 1 if method == "edda" else 2
     fit(
         module(method, **options, refresh=2, cache=str(tmp_path / "maps")),
@@ -128,7 +169,7 @@ def test_training_with_a_cache_explains_each_image_once_for_the_same_weights(
     # Two batches in rounds 0 and 2, in which the copy is renewed.
     assert explainer.calls == 4
     manifest = json.loads((tmp_path / "maps" / "manifest.json").read_text())
-    assert manifest["method"] == "Counted"
+    assert manifest["explainer"] == "Counted body"
     assert manifest["images"] == 16
 
 
@@ -142,10 +183,27 @@ def test_what_a_cache_changes_is_half_precision_alone(tmp_path: Path) -> None:
         torch.testing.assert_close(ends[1][name], value, rtol=1e-2, atol=1e-2)
 
 
+def explained_again(folder: Path, explainer: Any = None, data: Any = None, **options: Any) -> int:
+    """The number of explainer calls in an epoch of two batches, on a cache that others share."""
+    explainer = explainer or Counted()
+    model = module(
+        "excon",
+        explainer=explainer,
+        layer=None,
+        refresh="teacher",
+        cache=str(folder / "maps"),
+        **options,
+    )
+    training = DataLoader(data or Views(), 8, generator=torch.Generator())
+    trainer(folder, 1).fit(model, training, loader(8))
+    return int(explainer.calls)
+
+
 def test_a_second_run_of_the_same_weights_finds_the_maps_of_the_first(tmp_path: Path) -> None:
-    explainer = Counted()
     ends = []
+    calls = []
     for _ in range(2):
+        explainer = Counted()
         model = module(
             "excon",
             explainer=explainer,
@@ -155,5 +213,46 @@ def test_a_second_run_of_the_same_weights_finds_the_maps_of_the_first(tmp_path: 
         )
         fit(model, tmp_path, epochs=1)
         ends.append(weights(model))
-    assert explainer.calls == 2
+        calls.append(explainer.calls)
+    assert calls == [2, 0]
     assert changed(*ends) == set()
+
+
+class Changed(Views):
+    """The same number of images, each changed."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.images, self.labels = change(self.images, self.labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (lambda images, labels: (images.roll(1, 0), labels.roll(1, 0)), {}),
+        (lambda images, labels: (images, labels.roll(1, 0)), {}),
+        (lambda images, labels: (F.interpolate(images, 16), labels), {}),
+        (lambda images, labels: (images, labels), {"mean": (0.1, 0.2, 0.3)}),
+    ],
+    ids=["another split", "other labels", "another size", "another normalisation"],
+)
+def test_maps_of_other_images_are_not_found(
+    change: Any, options: dict[str, Any], tmp_path: Path
+) -> None:
+    assert explained_again(tmp_path) == 2
+    assert explained_again(tmp_path) == 0
+    assert explained_again(tmp_path, data=Changed(change), **options) == 2
+
+
+def test_maps_of_another_function_of_the_same_name_are_not_found(tmp_path: Path) -> None:
+    assert explained_again(tmp_path, Counted("body")) == 2
+    assert explained_again(tmp_path, Counted("stem")) == 2
+    assert explained_again(tmp_path, Counted("stem")) == 0
+
+
+def test_a_function_without_a_key_of_its_own_is_refused_with_a_cache() -> None:
+    def nameless(model: nn.Module) -> Any:
+        return lambda images, targets: images
+
+    with pytest.raises(ValueError, match="attribute cache_key"):
+        module("excon", explainer=nameless, layer=None, refresh="teacher", cache="maps")

@@ -65,7 +65,7 @@ def test_a_checkpoint_is_loaded_without_running_code(method: str, tmp_path: Path
     images = torch.rand(2, 3, 32, 32)
     assert type(again) is type(model)
     assert torch.equal(model.eval()(images), again(images))
-    assert again.layer == "layer1"
+    assert again.settings.layer == "layer1"
 
 
 def test_an_encoder_that_was_a_module_is_given_again(tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ def test_an_encoder_that_was_a_module_is_given_again(tmp_path: Path) -> None:
     fit(model, tmp_path, epochs=1).save_checkpoint(tmp_path / "end.ckpt")
     again = load_module(tmp_path / "end.ckpt", encoder=TinyEncoder())
     assert changed(weights(model), weights(again)) == set()
-    assert again.threshold == 0.7
+    assert again.settings.threshold == 0.7
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="no checkpoint of ExConModule or EDDAModule"):
+    with pytest.raises(ValueError, match="not a checkpoint of a training module"):
         load_module(tmp_path / "other.ckpt")

@@ -90,8 +90,36 @@ def test_an_explainer_that_raises_is_named_and_earlier_checkpoints_stay(tmp_path
 
 
 def test_a_trainer_that_never_ends_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="max_epochs"):
-        fit(module("edda"), tmp_path, epochs=-1, max_steps=3)
+    with pytest.raises(ValueError, match="max_epochs or max_steps"):
+        fit(module("edda"), tmp_path, epochs=-1)
+
+
+class LastRates(L.Callback):
+    """Keeps the learning rates after the last step of each optimizer."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+        self.steps = [schedule.scheduler.last_epoch for schedule in trainer.lr_scheduler_configs]
+
+
+@pytest.mark.parametrize("method", ["excon", "edda"])
+@pytest.mark.parametrize(
+    ("epochs", "options", "steps"),
+    [
+        (4, {"max_steps": 5}, {"excon": [3, 2], "edda": [5]}),
+        (100, {"max_steps": 6}, {"excon": [4, 2], "edda": [6]}),
+        (-1, {"max_steps": 3}, {"excon": [2, 1], "edda": [3]}),
+        (3, {"limit_train_batches": 1}, {"excon": [2, 1], "edda": [3]}),
+        (2, {"overfit_batches": 1}, {"excon": [1, 1], "edda": [2]}),
+    ],
+)
+def test_the_cosine_ends_with_the_training(
+    method: str, epochs: int, options: dict[str, Any], steps: dict[str, list[int]], tmp_path: Path
+) -> None:
+    last = LastRates()
+    fit(module(method), tmp_path, epochs, callbacks=[last], **options)
+    assert last.steps == steps[method]
+    assert last.rates == pytest.approx([0.0] * len(last.rates), abs=1e-12)
 
 
 @pytest.mark.parametrize("method", ["excon", "edda"])
@@ -101,12 +129,12 @@ def test_a_trainer_that_never_ends_is_refused(tmp_path: Path) -> None:
         ({"layer": "bodi"}, "no layer 'bodi'; did you mean 'body'"),
         ({"explainer": "layer-gradcam"}, "did you mean 'layer-grad-cam'"),
         ({"explainer": "saliency"}, "takes no layer"),
-        ({"refresh": 0}, "refresh must be"),
-        ({"refresh": "never"}, "refresh must be"),
-        ({"teacher": nn.Flatten()}, 'refresh="teacher" only'),
-        ({"start_epoch": -1}, "start_epoch must not be negative"),
-        ({"gradient_clip": 0.0}, "gradient_clip must be positive"),
-        ({"explain_mode": "test"}, "explain_mode must be"),
+        ({"refresh": 0}, "refresh should be"),
+        ({"refresh": "never"}, "refresh should be"),
+        ({"teacher": nn.Flatten()}, 'only with refresh="teacher"'),
+        ({"start_epoch": -1}, "start_epoch should be greater than or equal to 0"),
+        ({"gradient_clip": 0.0}, "gradient_clip should be greater than 0"),
+        ({"explain_mode": "test"}, "explain_mode should be 'eval' or 'train'"),
         ({"cache": "maps"}, "maps of fixed weights"),
         ({"cache": "maps", "refresh": 2, "explain_mode": "train"}, "maps of fixed weights"),
         ({"std": (1.0, 1.0, 0.0)}, "std positive"),
@@ -116,18 +144,18 @@ def test_options_that_cannot_work_are_refused_at_once(
     method: str, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        module(method, view="standard", **options)
+        module(method, **(options | ({"view": "standard"} if method == "edda" else {})))
 
 
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
         ("edda", {"cache": "maps", "refresh": 2}, 'set view="standard"'),
-        ("edda", {"drop_target": "nothing"}, "drop_target must be one of"),
-        ("edda", {"view": "view2"}, "view must be"),
-        ("edda", {"keep_weight": -1.0}, "must not be negative"),
-        ("excon", {"classifier_schedule": "never"}, "classifier_schedule must be"),
-        ("exconb", {"background": "exclude"}, "background must be"),
+        ("edda", {"drop_target": "nothing"}, "drop_target should be 'uniform'"),
+        ("edda", {"view": "view2"}, "view should be"),
+        ("edda", {"keep_weight": -1.0}, "keep_weight should be greater than or equal to 0"),
+        ("excon", {"classifier_schedule": "never"}, "classifier_schedule should be"),
+        ("exconb", {"background": "exclude"}, "background should be"),
         ("exconn", {}, "did you mean 'excon"),
     ],
 )

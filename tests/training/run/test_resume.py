@@ -4,13 +4,12 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.small_runs import METHODS, image_folder, in_child, killing, same, settings
+from helpers.small_runs import METHODS, image_folder, in_child, killing, replace, same, settings
 
 from captum_excon.training.run import checkpoints, runner
 from captum_excon.training.run.config import TrainConfig
@@ -27,7 +26,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[TrainConfig], P
     done: dict[str, Path] = {}
 
     def run(config: TrainConfig) -> Path:
-        key = json.dumps(config.to_dict())
+        key = json.dumps(config.model_dump())
         if key not in done:
             done[key] = tmp_path_factory.mktemp("whole")
             runner.train(config, done[key])

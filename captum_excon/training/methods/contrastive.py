@@ -1,0 +1,52 @@
+"""SupCon, ExCon and ExConB: contrastive training of an encoder, then a linear classifier."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from captum_excon.training.methods._method import Method
+from captum_excon.training.settings import ModuleSettings
+
+
+class ContrastiveSettings(ModuleSettings):
+    """What `ExConModule` adds."""
+
+    model_config = ConfigDict(title="Only for supcon, excon and exconb")
+
+    temperature: float = Field(0.1, gt=0)
+    """Temperature of the loss."""
+    base_temperature: float | None = Field(None, gt=0)
+    """Multiply the loss by temperature / base_temperature, as the official code does with 0.07. By
+    default no factor."""
+    background: Literal["negatives", "class"] = "negatives"
+    """For exconb: rejected masked images are negatives, or a class of their own."""
+    projection_hidden: int | None = Field(None, ge=1)
+    """Width of the projection's hidden layer. By default that of the features."""
+    projection_dim: int = Field(128, ge=1)
+    """Size of the projections."""
+    classifier_schedule: Literal["alternate", "step"] = "alternate"
+    """Train encoder and classifier in turn, an epoch each, or both in every step."""
+    classifier_lr: float | None = Field(None, gt=0)
+    """Learning rate of the classifier. By default --lr."""
+    gather_distributed: bool = True
+    """Contrast the views of all devices."""
+
+
+def _method(name: str, summary: str) -> Method:
+    return Method(
+        name,
+        summary,
+        ContrastiveSettings,
+        "captum_excon.training.modules.excon:ExConModule",
+        {"threshold": 0.5, "fill": 0.0},
+        views="excon",
+    )
+
+
+METHODS = [
+    _method("supcon", "supervised contrastive"),
+    _method("excon", "the same with views masked by explanations"),
+    _method("exconb", "excon with rejected masked images as negatives"),
+]
