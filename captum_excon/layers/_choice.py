@@ -28,13 +28,13 @@ def choose(trace: Trace) -> list[Call]:
     if not learned or not maps:
         return []
 
-    path = _main_path(trace.reads, maps, root.node)
+    main = _main_path(trace.reads, maps, root.node)
     bottom = min(maps, key=lambda call: (call.positions, -call.end))
-    if not path or 2 * bottom.positions <= min(map_[0].positions for map_ in path):
-        path = _main_path(trace.reads, maps, bottom.node)
+    if not main or 2 * bottom.positions <= min(map_[0].positions for map_ in main):
+        main = _main_path(trace.reads, maps, bottom.node)
     # Hooks know a module by its last call.
     final = set({call.module: call for call in calls}.values())
-    path = _bridged(path, [call for call in maps if call in final], learned)
+    path = _bridged(main, [call for call in maps if call in final], learned)
     pieces = _pieces(_without_scores(path, learned, is_dense=root.map is not None))
 
     cuts = [piece[0][0] for piece in pieces]
@@ -48,7 +48,7 @@ def choose(trace: Trace) -> list[Call]:
                 [c for c in map_ if c in final] for map_ in piece if _is_worked(map_, working)
             ]
             outermost = [min(calls, key=lambda c: c.depth) for calls in worked if calls]
-            block = _strided_block(cut, cuts, learned) if cut else None
+            block = _strided_block(cut, cuts, main, learned) if cut else None
             outside = [call for call in outermost if block is None or not block.contains(call)]
             chosen += (outside or outermost)[-1:]
         begin = end.end
@@ -166,16 +166,45 @@ def _is_worked(map_: _Map, working: list[Call]) -> bool:
     return any(call.size == map_[0].size and call.end <= map_[0].end for call in working)
 
 
-def _strided_block(cut: Call, cuts: list[Call], learned: list[Call]) -> Call | None:
-    """Returns the largest call around a strided layer that holds no other change of resolution."""
-    if cut not in learned or not _halves(cut.received, cut.size):
+def _strided_block(
+    cut: Call, cuts: list[Call], main: list[_Map], learned: list[Call]
+) -> Call | None:
+    """Returns the largest call around a strided layer that counts as one down-sampling layer.
+
+    It changes the resolution once, and at most one layer with weights comes before the last of
+    the maps that it hides: the expansion of an inverted bottleneck.
+    """
+    if not any(cut.contains(c) and _halves(c.received, c.size) for c in learned):
         return None
-    block = cut
-    for outer in cut.enclosing():
+    block = None
+    for outer in (cut, *cut.enclosing()):
         if any(outer.contains(other) for other in cuts if other is not cut):
+            break
+        hidden = [m[0] for m in main if outer.contains(m[0]) and m[0].end < cut.end]
+        if hidden and len(_weighted_layers(outer, hidden[-1], learned)) > 1:
             break
         block = outer
     return block
+
+
+def _weighted_layers(block: Call, map_: Call, learned: list[Call]) -> set[int | None]:
+    """Returns what the layers with weights in `block`, up to `map_`, were computed from.
+
+    So the parts of a split layer, which read the same value, count once. Norms do not count, nor
+    do depth-wise layers around an expansion: to more channels than the block emits.
+    """
+    assert map_.map
+    expands = block.map is not None and map_.map.channels > block.map.channels
+
+    def has_weights(layer: Call) -> bool:
+        is_parametrized = parametrize.is_parametrized(layer.module)
+        shapes = [w.shape for w in layer.module.parameters(recurse=is_parametrized)]
+        if expands:
+            return any(len(shape) > 1 and min(shape[:2]) > 1 for shape in shapes)
+        return any(math.prod(shape) > max(shape, default=1) for shape in shapes)
+
+    inside = [c for c in learned if block.contains(c) and c.end <= map_.end]
+    return {layer.source for layer in inside if has_weights(layer)}
 
 
 def check_not_tokens(trace: Trace, chosen: list[Call]) -> None:

@@ -35,7 +35,8 @@ class Call:
 
     Attributes:
         received: Spatial size of the map in the first argument, if it is one.
-        node: The value (see `Trace`) of the first tensor of the output.
+        source: The value (see `Trace`) of the first tensor argument.
+        node: The value of the first tensor of the output.
         shape: Its shape.
         map: How the output is a map, if it is one.
         output: The map itself; kept only to ask for gradients.
@@ -46,6 +47,7 @@ class Call:
     parent: Call | None
     start: int
     received: Size | None
+    source: int | None
     end: int = -1
     node: int | None = None
     shape: Size = ()
@@ -128,13 +130,12 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Is the hook of `module` before its call."""
         if threading.get_ident() != self._thread:
             return
-        received = None
-        if self.reshape_transform is None:
-            tensor = next(_tensors((args, kwargs)), None)
-            received = None if tensor is None else self._map(tensor)
+        tensor = next(_tensors((args, kwargs)), None)
+        source = None if tensor is None else self._node.get(_memory(tensor))
+        map_ = self._map(tensor) if tensor is not None and self.reshape_transform is None else None
         parent = self._open[-1] if self._open else None
-        size = received.size if received else None
-        self._open.append(Call(name, module, parent, next(self._clock), size))
+        size = map_.size if map_ else None
+        self._open.append(Call(name, module, parent, next(self._clock), size, source))
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         """Is the hook of `module` after its call."""

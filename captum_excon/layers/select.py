@@ -56,9 +56,11 @@ def select_layers(
     3. Each piece gives its **last** map, unless up-sampling follows. A map counts only if a layer
        with parameters has worked at its size: a pooled map is the one before it again.
     4. A block that down-samples **once, by a strided layer with parameters,** counts as one
-       down-sampling layer. What it computes before its stride (the expansion in MobileNet's and
-       EfficientNet's blocks) is left out if the piece has another map. A pooling layer is never
-       widened in this way: its very input is taken, wherever it sits.
+       down-sampling layer if **at most one layer with weights** precedes its stride: the expansion
+       in MobileNet's and EfficientNet's blocks, or none in a pre-activated block. Depth-wise
+       layers around an expansion do not count. What the block computes before its stride is left
+       out if the piece has another map. A pooling layer is never widened in this way: its very
+       input is taken, wherever it sits.
     5. Of the modules that emit a map, the **outermost** is named: ``layer2``, not
        ``layer2.3.relu``.
 

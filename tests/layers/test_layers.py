@@ -277,6 +277,28 @@ def test_timm_model_whose_cells_read_two_earlier_resolutions() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("sequencer2d_s", 224, ["stages.0", "norm"]),
+        ("mixnet_s", 64, ["blocks.0", "blocks.1", "blocks.2", "blocks.4", "bn2"]),
+        ("mobilenetv4_conv_small", 64, ["bn1", "blocks.0", "blocks.1", "blocks.2", "blocks"]),
+        ("nf_regnet_b1", 64, ["stem", "stages.0", "stages.1", "stages.2", "final_act"]),
+        pytest.param(
+            "dm_nfnet_f0",
+            64,
+            ["stem.act4", "stages.0", "stages.1", "stages.2", "final_act"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_timm_models_with_split_or_pre_activated_strides(
+    name: str, size: int, expected: list[str]
+) -> None:
+    timm = pytest.importorskip("timm")
+    assert names(timm.create_model(name).eval(), 3, size, size) == expected
+
+
 def test_efficientnet_lite() -> None:
     lite = pytest.importorskip("efficientnet_lite_pytorch")
     model = lite.EfficientNet.from_name("efficientnet-lite0").eval()
@@ -572,6 +594,90 @@ def test_block_without_a_map_before_it_gives_the_map_before_its_stride() -> None
     block = nn.Sequential(conv(4, 6), nn.ReLU(), conv(6, 8, 2))
     model = nn.Sequential(conv(3, 4), nn.MaxPool2d(2), block, head(8)).eval()
     assert names(model, 3, 16, 16) == ["0", "2.1", "2"]
+
+
+def stage(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """A plain stage: three convolutions, the last of them strided."""
+    return nn.Sequential(
+        conv(inputs, inputs), nn.ReLU(), conv(inputs, inputs), nn.ReLU(),
+        conv(inputs, outputs, stride), nn.ReLU(),
+    )  # fmt: skip
+
+
+def test_plain_stages_that_end_in_a_stride_give_the_input_of_the_stride() -> None:
+    model = nn.Sequential(stage(3, 4, 2), stage(4, 6, 2), stage(6, 8), head(8)).eval()
+    assert names(model, 3, 16, 16) == ["0.3", "1.3", "2"]
+
+
+def test_stem_before_a_plain_body_is_not_the_bodys_last_map() -> None:
+    model = nn.Sequential(conv(3, 4), stage(4, 6, 2), stage(6, 8), head(8)).eval()
+    assert names(model, 3, 16, 16) == ["1.3", "2"]
+
+
+class SplitConv(nn.Module):
+    """A strided convolution in two parts, of different kernels, as in MixNet."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.parts = nn.ModuleList(
+            [nn.Conv2d(half, half, k, stride, k // 2, groups=half) for k in (3, 5)]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([part(y) for part, y in zip(self.parts, x.chunk(2, 1), strict=True)], 1)
+
+
+def bottleneck(inputs: int, outputs: int, stride: int, kind: str = "plain") -> nn.Sequential:
+    """An inverted bottleneck; the split kind has its strided layer in parts, the double kind
+    starts with a depth-wise layer of its own.
+    """
+    depthwise = nn.Conv2d(12, 12, 3, stride, 1, groups=12)
+    first = nn.Conv2d(inputs, inputs, 3, 1, 1, groups=inputs)
+    return nn.Sequential(
+        *([first, nn.BatchNorm2d(inputs)] if kind == "double" else []),
+        nn.Conv2d(inputs, 12, 1), nn.BatchNorm2d(12), nn.ReLU6(),
+        SplitConv(12, stride) if kind == "split" else depthwise, nn.BatchNorm2d(12), nn.ReLU6(),
+        nn.Conv2d(12, outputs, 1), nn.BatchNorm2d(outputs),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["plain", "split", "double"])
+def test_of_inverted_bottlenecks_in_one_body_only_the_strided_one_is_skipped(kind: str) -> None:
+    def block(inputs: int, outputs: int, stride: int) -> nn.Module:
+        return bottleneck(inputs, outputs, stride, kind)
+
+    body = nn.Sequential(block(4, 4, 1), block(4, 4, 1), block(4, 6, 2), block(6, 6, 1))
+    model = nn.Sequential(conv(3, 4), body, block(6, 8, 2), head(8)).eval()
+    assert names(model, 3, 16, 16) == ["1.1", "1", "2"]
+
+
+def test_separable_convolutions_before_a_strided_one_keep_their_map() -> None:
+    def separable(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        depthwise = nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs)
+        return [depthwise, nn.ReLU(), nn.Conv2d(inputs, outputs, 1), nn.ReLU()]
+
+    body = nn.Sequential(*separable(4, 6, 1), *separable(6, 8, 2))
+    assert names(nn.Sequential(conv(3, 4), body, head(8)).eval(), 3, 16, 16) == ["1.3", "1"]
+
+
+def test_pre_activated_block_is_skipped_for_the_stage_before_it() -> None:
+    class PreActivated(nn.Module):
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.act = nn.ReLU()
+            self.shortcut = nn.Sequential(nn.AvgPool2d(stride), nn.Conv2d(inputs, outputs, 1))
+            self.first = nn.Conv2d(inputs, inputs, 1)
+            self.second = conv(inputs, outputs, stride)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(x) * 0.9  # a sum or scaled map that no module emits
+            return self.second(self.first(x)) + self.shortcut(x)
+
+    first = nn.Sequential(PreActivated(4, 4, 1), PreActivated(4, 4, 1))
+    second = nn.Sequential(PreActivated(4, 6, 2), PreActivated(6, 6, 1))
+    model = nn.Sequential(conv(3, 4), first, second, PreActivated(6, 8, 2), head(8)).eval()
+    assert names(model, 3, 16, 16) == ["1", "2", "3"]
 
 
 def test_block_that_pools_by_a_function_between_convolutions_is_taken_apart() -> None:
