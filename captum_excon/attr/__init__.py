@@ -6,6 +6,7 @@ import pkgutil
 from captum.attr import Attribution
 
 from captum_excon.attr.adaptive_hybrid_cam import AdaptiveHybridCAM
+from captum_excon.attr.fusion import fuse_layers
 from captum_excon.attr.integrated_grad_cam import IntegratedGradCAM
 from captum_excon.attr.multi_layer_sise import MultiLayerSISE
 from captum_excon.attr.rise import RISE
@@ -24,6 +25,7 @@ __all__ = [
     "MultiLayerSISE",
     "ScoreCAM",
     "attribution_methods",
+    "fuse_layers",
 ]
 
 

@@ -1,12 +1,11 @@
-"""Feature map -> mask -> saliency map -> fused map: pure tensor functions.
+"""Feature map -> mask -> saliency map: pure tensor functions.
 
 Shapes: N images, K maps of a layer, R rows (kept maps of all images and layers), T targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,18 +13,8 @@ from torch import Tensor
 
 from captum_excon._messages import warn
 
-Fusion = Literal["otsu", "soft_otsu", "sum"] | Callable[[list[Tensor]], Tensor]
-
 _BINS = 256
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
-
-
-def check_fusion(fusion: Fusion) -> None:
-    """Raises ValueError for an unknown fusion."""
-    if not callable(fusion) and fusion not in ("otsu", "soft_otsu", "sum"):
-        raise ValueError(
-            f"fusion must be 'otsu', 'soft_otsu', 'sum' or a callable, but found {fusion!r}"
-        )
 
 
 def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
@@ -132,45 +121,6 @@ def warn_of_empty(maps: Sequence[Tensor], name: str, reason: str) -> None:
     empty = int((~torch.stack([m.flatten(1).any(1) for m in maps]).any(0)).sum())
     if empty:
         warn(f"{name}: {empty} of {len(maps[0])} maps are all zero: {reason}")
-
-
-def fuse(layer_maps: list[Tensor], present: list[Tensor], fusion: Fusion) -> Tensor:
-    """Fuses the layers' maps from shallow to deep; each (N, 1, *spatial) in [0, 1].
-
-    Args:
-        layer_maps: The paper's V̂_b, zero where the layer has nothing to say.
-        present: For each layer, for which images it has a map, (N,) bool; an absent layer
-            contributes nothing and does not mask.
-        fusion: ``"otsu"``: E_b = (E_{b-1} + V̂_b) ⊙ [V̂_b > otsu(V̂_b)]; ``"soft_otsu"``: the same
-            with sigmoid(100 (V̂_b - t)) for the bracket, where t is raised to 1.5 t when fewer
-            than a tenth of the pixels exceed 1.5 t; ``"sum"``; or a callable of the list of maps.
-    """
-    if callable(fusion):
-        fused = fusion(layer_maps)
-        if not isinstance(fused, Tensor) or fused.shape != layer_maps[0].shape:
-            raise ValueError(
-                "a fusion callable gets the list of layer maps and must return one map of shape "
-                f"{tuple(layer_maps[0].shape)}, but returned "
-                f"{tuple(fused.shape) if isinstance(fused, Tensor) else type(fused).__name__}"
-            )
-        if not bool(torch.isfinite(fused).all()):
-            raise ValueError("the fusion callable returned NaN or infinite values")
-        return fused
-    if fusion == "sum":
-        return torch.stack(layer_maps).sum(0)
-    fused = layer_maps[0]
-    for current, here in zip(layer_maps[1:], present[1:], strict=True):
-        shape = (-1,) + (1,) * (current.dim() - 1)
-        threshold = otsu(current.flatten(1)).view(shape)
-        if fusion == "otsu":
-            support = (current > threshold).to(current)
-        else:
-            raised = 1.5 * threshold
-            share = (current > raised).flatten(1).float().mean(1).view(shape)
-            threshold = torch.where(share < 0.1, raised, threshold)
-            support = torch.sigmoid(100 * (current - threshold))
-        fused = torch.where(here.view(shape), (fused + current) * support, fused)
-    return fused
 
 
 class FeatureMasks:

@@ -77,6 +77,12 @@ class Readout:
             output = _called(self.score, output)
         return select_target(output, take_targets(self.target, image))
 
+    def raw(self, output: Tensor, image: Tensor) -> Tensor:
+        """What Grad-CAM differentiates: the output itself, or a callable's score."""
+        if callable(self.score):
+            output = _called(self.score, output)
+        return select_target(output, take_targets(self.target, image))
+
     def differentiable(self, output: Tensor, image: Tensor) -> Tensor:
         """Scores whose gradients are those of Ψ up to one positive factor per row.
 

@@ -9,8 +9,9 @@ from captum.log import log_usage
 
 from captum_excon.attr._captum import Inputs, Target
 from captum_excon.attr._mask_attribution import Request, without_layer_maps_in_noise
-from captum_excon.attr._masks import Fusion, select_adaptive
+from captum_excon.attr._masks import select_adaptive
 from captum_excon.attr._scoring import Score
+from captum_excon.attr.fusion import Fusion
 from captum_excon.attr.multi_layer_sise import MultiLayerSISE
 
 
@@ -55,6 +56,8 @@ class AdaptiveHybridCAM(MultiLayerSISE):
         *,
         score: Score | None = None,
         fusion: Fusion = "otsu",
+        hybrid: bool = False,
+        smooth: float = 0.0,
         rectify: bool = True,
         return_layer_maps: bool = False,
         autocast_dtype: torch.dtype | None = None,
@@ -79,6 +82,8 @@ class AdaptiveHybridCAM(MultiLayerSISE):
             select_adaptive,
             to_input=attribute_to_layer_input,
             fusion=fusion,
+            hybrid=hybrid,
+            smooth=smooth,
             rectify=rectify,
             return_layer_maps=return_layer_maps,
         )

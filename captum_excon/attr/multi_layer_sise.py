@@ -12,22 +12,16 @@ from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc, Inputs, Target
 from captum_excon.attr._capture import Layer, LayerChoice, Reshape, capture
+from captum_excon.attr._layer_maps import gradient_maps, scored_maps
 from captum_excon.attr._mask_attribution import (
     Maps,
     MaskAttribution,
     Request,
     without_layer_maps_in_noise,
 )
-from captum_excon.attr._masks import (
-    FeatureMasks,
-    Fusion,
-    check_fusion,
-    fuse,
-    minmax,
-    resize,
-    select_fixed,
-)
+from captum_excon.attr._masks import select_fixed
 from captum_excon.attr._scoring import Batch, Score
+from captum_excon.attr.fusion import Fusion, check_fusion, check_smooth, fuse, gaussian
 
 
 class MultiLayerSISE(MaskAttribution):
@@ -111,6 +105,8 @@ class MultiLayerSISE(MaskAttribution):
         threshold: float = 0.0,
         score: Score | None = None,
         fusion: Fusion = "otsu",
+        hybrid: bool = False,
+        smooth: float = 0.0,
         rectify: bool = True,
         return_layer_maps: bool = False,
         autocast_dtype: torch.dtype | None = None,
@@ -137,9 +133,14 @@ class MultiLayerSISE(MaskAttribution):
                 ``"identity"`` for outputs that are scores already, or a callable of the output.
                 None means ``"identity"`` for a model of `captum_excon.callable_targets`, and
                 ``"softmax"`` for any other.
-            fusion: ``"otsu"`` (the paper), ``"soft_otsu"`` (the authors' code), ``"sum"``, or a
+            fusion: ``"otsu"`` (the paper), ``"soft_otsu"`` (the authors' code), ``"sum"``,
+                ``"gated"`` (:math:`E_b = (E_{b-1} + \hat V_b) \odot \hat V_b`), ``"product"``, or a
                 callable that gets the list of layer maps (N, 1, \*spatial), shallow to deep, zero
-                where a layer has nothing to say, and returns one map.
+                where a layer has nothing to say, and returns one map. All but the first two are
+                ours.
+            hybrid: Multiply the fused map by the rectified Grad-CAM of the deepest layer, scaled to
+                a maximum of 1: one more backward pass, no forward row [ours].
+            smooth: σ of a Gaussian over the result, in cells of the deepest layer [ours].
             rectify: Set negative activations to zero first.
             return_layer_maps: Also return each layer's map.
             autocast_dtype: Run the scoring passes under autocast, such as `torch.bfloat16`;
@@ -171,6 +172,8 @@ class MultiLayerSISE(MaskAttribution):
             _above(threshold),
             to_input=attribute_to_layer_input,
             fusion=fusion,
+            hybrid=hybrid,
+            smooth=smooth,
             rectify=rectify,
             return_layer_maps=return_layer_maps,
         )
@@ -182,25 +185,45 @@ class MultiLayerSISE(MaskAttribution):
         *,
         to_input: bool,
         fusion: Fusion,
+        hybrid: bool,
+        smooth: float,
         rectify: bool,
         return_layer_maps: bool,
     ) -> Any:
         """SISE with the maps that ``select`` chooses: (..., K) mean gradients to (..., K) bool."""
         check_fusion(fusion)
+        check_smooth(smooth)
 
         def explain(batch: Batch) -> list[list[Maps]]:
+            scores = [r.differentiable for r in batch.readouts]
+            if hybrid:
+                scores += [r.raw for r in batch.readouts]
             found = capture(
                 self.forward_func,
                 self._layers(batch.inputs, batch.args),
                 batch.inputs,
                 batch.args,
-                [functools.partial(r.differentiable, image=batch.index) for r in batch.readouts],
+                [functools.partial(score, image=batch.index) for score in scores],
                 to_input=to_input,
             )
-            keep = [select(weights) for weights in found.weights]
+            targets = len(batch.readouts)
+            keep = [select(weights[:targets]) for weights in found.weights]
             maps = [m.relu() if rectify else m for m in found.maps]
-            results = _score_and_fuse(batch, maps, keep, fusion)
-            return results if return_layer_maps else [[fused] for fused, *_ in results]
+            scored = scored_maps(batch, maps, keep)
+            fused = [[fuse(m.maps, m.present, fusion) for m in inputs] for inputs in scored]
+            if hybrid:
+                weights = found.weights[-1][targets:]
+                cams = gradient_maps(found.maps[-1:], [weights], batch.sizes)
+                fused = [
+                    [e * c.maps[0] for e, c in zip(*pair, strict=True)]
+                    for pair in zip(fused, cams, strict=True)
+                ]
+            grid = maps[-1].shape[2:]
+            results = [[tuple(gaussian(e, smooth, grid) for e in inputs)] for inputs in fused]
+            if return_layer_maps:
+                for result, inputs in zip(results, scored, strict=True):
+                    result += zip(*(m.maps for m in inputs), strict=True)
+            return results
 
         return self._run(request, explain, extras=return_layer_maps)
 
@@ -209,36 +232,3 @@ def _above(threshold: float) -> Callable[[Tensor], Tensor]:
     if not isinstance(threshold, (int, float)) or not threshold >= 0:
         raise ValueError(f"threshold must be a number >= 0, but found {threshold!r}")
     return functools.partial(select_fixed, threshold=threshold)
-
-
-def _score_and_fuse(
-    batch: Batch, maps: list[Tensor], keep: list[Tensor], fusion: Fusion
-) -> list[list[Maps]]:
-    """Scores the union of the targets' masks, and combines and fuses them for each target.
-
-    Args:
-        batch: N images and T readouts.
-        maps: For each layer (N, K, *spatial).
-        keep: For each layer (T, N, K) bool.
-        fusion: As in `fuse`.
-
-    Returns:
-        For each target the fused map and the layers' maps.
-    """
-    masks = FeatureMasks(maps, [k.any(0) for k in keep], batch.sizes)
-    scores = batch.score(masks)
-    kept = torch.cat([k[:, n, c] for k, (n, c) in zip(keep, masks.index, strict=True)], dim=1)
-    saliency: list[list[list[Tensor]]] = [[] for _ in batch.readouts]
-    present: list[list[list[Tensor]]] = [[] for _ in batch.readouts]
-    for i, (size, area) in enumerate(zip(batch.sizes, masks.areas(), strict=True)):
-        # The mean over masks is left a sum: the maps are scaled to [0, 1] next.
-        summed = masks.combine(torch.where(area > 0, scores / area, 0.0) * kept, i)
-        for t in range(len(batch.readouts)):
-            scaled = [minmax(resize(v[t].unsqueeze(1), size)) for v in summed]
-            saliency[t].append([v for v, _ in scaled])
-            present[t].append([p for _, p in scaled])
-    results = []
-    for layer_maps, here in zip(saliency, present, strict=True):
-        fused = tuple(fuse(v, p, fusion) for v, p in zip(layer_maps, here, strict=True))
-        results.append([fused, *zip(*layer_maps, strict=True)])
-    return results

@@ -77,6 +77,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "callable score": {"score": power},
     "soft_otsu": {"fusion": "soft_otsu"},
     "sum": {"fusion": "sum"},
+    "gated": {"fusion": "gated"},
+    "product": {"fusion": "product"},
+    "hybrid": {"hybrid": True},
+    "smooth": {"smooth": 0.6},
+    "all of ours": {"fusion": "gated", "hybrid": True, "smooth": 0.25},
     "baseline number": {"baseline": 0.7},
     "sigmoid, signed, soft, threshold": {
         "score": "sigmoid",

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter1d
 from skimage.filters import threshold_otsu
 from torch import Tensor, nn
 
@@ -67,6 +68,8 @@ def sise(
     threshold: float | None = 0.0,
     score: Score = "softmax",
     fusion: str = "otsu",
+    hybrid: bool = False,
+    smooth: float = 0.0,
     rectify: bool = True,
     reshape: Reshape = lambda activation: activation,
     rows: int = 1,
@@ -89,7 +92,11 @@ def sise(
         scores = masked_scores(model, image, baseline, masks, target, score, rows)
         total = sum(s * mask / mask.sum() for s, mask in zip(scores, masks, strict=True))
         layer_maps.append(min_max(total / len(masks)))
-    return fuse(layer_maps, fusion, tuple(image.shape[1:])), layer_maps, counts
+    fused = fuse(layer_maps, fusion, tuple(image.shape[1:]))
+    if hybrid:
+        [cam] = grad_cams(model, image, target, layers[-1:], reshape)
+        fused = fused * (torch.zeros_like(fused) if cam is None else cam)
+    return blurred(fused, smooth, pairs[-1][0].shape[1:]), layer_maps, counts
 
 
 def ada_sise(
@@ -97,6 +104,24 @@ def ada_sise(
 ) -> tuple[Tensor, list[Tensor | None], list[int]]:
     """Ada-SISE of one image."""
     return sise(model, image, target, layers, threshold=None, **options)
+
+
+def grad_cams(
+    model: nn.Module,
+    image: Tensor,
+    target: int | tuple[int, ...],
+    layers: list[str],
+    reshape: Reshape = lambda activation: activation,
+) -> list[Tensor | None]:
+    """Grad-CAM of one image at each layer, at the image's size, rectified, with a maximum of 1."""
+    cams: list[Tensor | None] = []
+    for activations, gradients in activations_and_gradients(
+        model, image, target, layers, "identity", reshape
+    ):
+        weights = gradients.flatten(1).mean(1).view(-1, *[1] * (activations.ndim - 1))
+        cam = resize((weights * activations).sum(0), tuple(image.shape[1:])).clamp(min=0)
+        cams.append(cam / cam.max() if cam.max() > 0 else None)
+    return cams
 
 
 def igcam(
@@ -215,6 +240,13 @@ def fuse(layer_maps: list[Tensor | None], fusion: str, size: tuple[int, ...]) ->
     for block, layer_map in enumerate(layer_maps):
         if layer_map is None:
             continue
+        if fusion in ("gated", "product"):
+            before, empty = fused, not any(m is not None for m in layer_maps[:block])
+            product = (
+                before * layer_map if fusion == "product" else (before + layer_map) * layer_map
+            )
+            fused = layer_map if empty else product
+            continue
         fused = fused + layer_map
         if block == 0 or fusion == "sum":
             continue
@@ -226,6 +258,17 @@ def fuse(layer_maps: list[Tensor | None], fusion: str, size: tuple[int, ...]) ->
                 t = 1.5 * t
             fused = fused * torch.sigmoid(100 * (layer_map - t))
     return fused
+
+
+def blurred(map_: Tensor, cells: float, grid: tuple[int, ...]) -> Tensor:
+    """A Gaussian whose σ is measured in cells of a grid that covers the map."""
+    sigmas = [cells * size / count for size, count in zip(map_.shape, grid, strict=True)]
+    radii = [min(round(3 * s), size - 1) for s, size in zip(sigmas, map_.shape, strict=True)]
+    smoothed = map_.numpy()
+    for axis, (sigma, radius) in enumerate(zip(sigmas, radii, strict=True)):
+        if radius > 0:
+            smoothed = gaussian_filter1d(smoothed, sigma, axis, mode="mirror", radius=radius)
+    return torch.from_numpy(smoothed)
 
 
 def otsu(values: Tensor) -> float:
