@@ -1,19 +1,23 @@
-"""One model, its layers and some methods: images explained for the command line."""
+"""One model and some methods: images explained for the command line."""
 
 from __future__ import annotations
 
-import inspect
+import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from captum.attr import Attribution, LayerAttribution
+from captum.attr import GradientAttribution, LayerAttribution
 from PIL import Image
 from torch import Tensor, nn
 
+from captum_excon._methods import Method
+from captum_excon.layers import SelectedLayer
 from captum_excon.models import Model
 from captum_excon.models.named_layers import Reshape, choose_layers
+from captum_excon.models.preprocessing import Box
 
 
 class _Counted(nn.Module):
@@ -38,18 +42,18 @@ class Explanation:
     """What one method found in one image.
 
     Attributes:
-        method: Its name.
-        saliency: The map at the input's resolution, (H, W), float32, on the CPU.
-        layer_maps: The maps of the layers, by name, if asked for.
-        layers: The layers that it used.
+        method: The method.
+        saliency: For each target the map at the input's resolution, (H, W), float32, on the CPU.
+        layer_maps: For each target the maps of the layers by name, if asked for.
+        layers: The names of the layers that it used.
         masks: How many masked inputs it scored, None for methods that mask nothing.
         forward_rows: How many rows the model was given.
         seconds: How long it took.
     """
 
-    method: str
-    saliency: Tensor
-    layer_maps: dict[str, Tensor]
+    method: Method
+    saliency: list[Tensor]
+    layer_maps: list[dict[str, Tensor]]
     layers: list[str]
     masks: int | None
     forward_rows: int
@@ -58,11 +62,22 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Explained:
-    """One image: its input (1, C, H, W), the classes' probabilities, the target, the maps."""
+    """One image and its explanations.
 
+    Attributes:
+        image: The photograph.
+        box: The part of it that the network saw.
+        inputs: What the network saw, (1, C, H, W), normalised.
+        probabilities: Of the classes.
+        targets: The explained classes.
+        explanations: One for each method.
+    """
+
+    image: Image.Image
+    box: Box
     inputs: Tensor
     probabilities: Tensor
-    target: int
+    targets: list[int]
     explanations: list[Explanation]
 
 
@@ -71,22 +86,22 @@ class Job:
 
     Args:
         model: The model.
-        methods: Attribution classes by name.
+        methods: The methods.
         layers: "auto" or names with commas.
-        target: "auto" (each image's most probable class), an index or a label.
+        targets: Each "auto" (the image's most probable class), an index or a label.
         options: Keywords for `attribute`; a method gets those that it has.
         reshape: See `reshape_for`.
 
     Raises:
-        UserError: The model does not classify, or a layer or the target is wrong.
+        UserError: The model does not classify, or a layer or a target is wrong.
     """
 
     def __init__(
         self,
         model: Model,
-        methods: dict[str, type[Attribution]],
+        methods: Sequence[Method],
         layers: str,
-        target: str,
+        targets: Sequence[str],
         options: dict[str, Any],
         reshape: Reshape | None,
     ) -> None:
@@ -94,58 +109,82 @@ class Job:
         blank = model.blank()
         self.size = tuple(blank.shape[2:])
         classes = len(model.probabilities(blank))
-        self.target = None if target == "auto" else model.class_index(target, classes)
-        needed = any(
-            {"layer", "layers"} & inspect.signature(method).parameters.keys()
-            for method in methods.values()
-        )
+        self.targets = [None if t == "auto" else model.class_index(t, classes) for t in targets]
+        needed = any(method.layer_argument for method in methods)
         self.layers = choose_layers(model, layers, reshape) if needed else []
+        self._single = self.layers[-1:]
+        if needed and layers == "auto" and model.layer is not None:
+            self._single = choose_layers(model, model.layer, reshape)
 
     def explain(self, image: Image.Image) -> Explained:
         """Explains one image by every method."""
         inputs = self.model.inputs(image)
         probabilities = self.model.probabilities(inputs)
-        target = int(probabilities.argmax()) if self.target is None else self.target
-        explanations = [self._explain(name, inputs, target) for name in self.methods]
-        return Explained(inputs, probabilities, target, explanations)
+        best = int(probabilities.argmax())
+        targets = list(dict.fromkeys(best if t is None else t for t in self.targets))
+        explanations = [self._explain(method, inputs, targets) for method in self.methods]
+        box = self.model.view(image)
+        return Explained(image, box, inputs, probabilities, targets, explanations)
 
-    def _explain(self, name: str, inputs: Tensor, target: int) -> Explanation:
+    def _explain(self, method: Method, inputs: Tensor, targets: list[int]) -> Explanation:
         counted = _Counted(self.model.module)
-        method, used = self._construct(self.methods[name], counted)
-        accepted = inspect.signature(method.attribute).parameters
-        keywords = {key: value for key, value in self.options.items() if key in accepted}
-        if "n_steps" in accepted:  # a path starts at black, which is not zero after normalisation
-            keywords["baselines"] = self.model.black()
+        attribution, layers = self._construct(method, counted)
+        # Captum warns where it has to ask for gradients itself.
+        differentiable = issubclass(method.attribution, GradientAttribution)
+        inputs = inputs.clone().requires_grad_(differentiable)
+        keywords = self._keywords(method, inputs)
         began = time.perf_counter()
-        found = method.attribute(inputs, target=target, **keywords)
-        found, per_layer = found if isinstance(found, tuple) else (found, [])
-        if found.shape[2:] != inputs.shape[2:]:
-            found = LayerAttribution.interpolate(found, inputs.shape[2:], "bilinear")
+        if len(targets) > 1 and hasattr(attribution, "attribute_classes"):
+            found = attribution.attribute_classes(inputs, targets, **keywords)
+        else:
+            found = [attribution.attribute(inputs, target=t, **keywords) for t in targets]
+        seconds = time.perf_counter() - began
+        names = [layer.name for layer in layers]
+        pairs = [each if isinstance(each, tuple) else (each, []) for each in found]
         return Explanation(
-            name,
-            found.detach().float().mean((0, 1)).cpu(),
-            {name: maps[0, 0].float().cpu() for name, maps in zip(used, per_layer, strict=False)},
-            used,
+            method,
+            [_at_size(maps, inputs) for maps, _ in pairs],
+            [
+                {name: maps[0, 0].float().cpu() for name, maps in zip(names, each, strict=False)}
+                for _, each in pairs
+            ],
+            names,
             counted.masked or None,
             counted.rows,
-            time.perf_counter() - began,
+            seconds,
         )
 
-    def _construct(
-        self, method: type[Attribution], model: nn.Module
-    ) -> tuple[Attribution, list[str]]:
-        """Returns the method for the model, with the names of the layers it takes."""
-        parameters = inspect.signature(method).parameters
+    def _construct(self, method: Method, model: nn.Module) -> tuple[Any, list[SelectedLayer]]:
+        """Returns the method for the model, with the layers it takes."""
         arguments: dict[str, Any] = {}
-        used = self.layers
-        if "layers" in parameters:
-            arguments["layers"] = used
-        elif "layer" in parameters:
-            used = used[-1:]
+        used: list[SelectedLayer] = []
+        if method.layer_argument is not None:
+            used = self.layers if method.fuses else self._single
             # Captum's own classes take nothing but modules.
-            arguments["layer"] = used[0] if used[0].channels_last else used[0].module
-        else:
-            used = []
-        if self.reshape is not None and "reshape_transform" in parameters:
+            given = [layer if layer.channels_last else layer.module for layer in used]
+            if method.fuses:
+                arguments[method.layer_argument] = used
+            else:
+                arguments[method.layer_argument] = given[0]
+        if self.reshape is not None and method.constructs_with("reshape_transform"):
             arguments["reshape_transform"] = self.reshape
-        return method(model, **arguments), [layer.name for layer in used]
+        return method.attribution(*method.positional, model, **arguments), used
+
+    def _keywords(self, method: Method, inputs: Tensor) -> dict[str, Any]:
+        keywords = {key: v for key, v in self.options.items() if method.accepts(key)}
+        if method.accepts("baselines") and method.baseline == "black":
+            keywords["baselines"] = self.model.black().expand_as(inputs)
+        if method.accepts("sliding_window_shapes"):
+            # Occlusion has no default: windows of a seventh of the image, overlapping by half.
+            channels, height, width = inputs.shape[1:]
+            window = (channels, math.ceil(height / 7), math.ceil(width / 7))
+            keywords["sliding_window_shapes"] = window
+            keywords["strides"] = (channels, math.ceil(height / 14), math.ceil(width / 14))
+        return keywords
+
+
+def _at_size(maps: Tensor, inputs: Tensor) -> Tensor:
+    """Returns a map (1, C, h, w) at the size of the inputs, (H, W)."""
+    if maps.shape[2:] != inputs.shape[2:]:
+        maps = LayerAttribution.interpolate(maps, inputs.shape[2:], "bilinear")
+    return maps.detach().float().mean((0, 1)).cpu()

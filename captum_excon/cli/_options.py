@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,12 +15,23 @@ ModelName = Annotated[
         "--model",
         metavar="NAME",
         rich_help_panel="The model",
-        help="demo: EfficientNet-Lite0, its weights installed with captum-excon (demo). "
-        "torchvision:resnet50 or torchvision:resnet50@IMAGENET1K_V1, timm:NAME: with their "
-        "pretrained weights, which are downloaded once; @random after the name leaves them out. "
+        help="demo: EfficientNet-Lite0, whose weights are installed with captum-excon\\[demo]. "
+        "torchvision:resnet50, torchvision:resnet50@IMAGENET1K_V1 or timm:NAME: with pretrained "
+        "weights, downloaded once; @random after the name leaves them out. "
         "package.module:function: your own, a function without arguments that returns a "
-        "torch.nn.Module, found from the current folder. A function may return a TorchScript "
-        "module too, but only rise can explain it, since its layers cannot be observed.",
+        "torch.nn.Module, found from the current folder; a TorchScript module works with rise "
+        "only, since its layers cannot be observed. FILE.ckpt: what captum-excon train wrote, with "
+        "its classes and preprocessing.",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel="The model",
+        help="Weights to load into the model: .safetensors, what torch.save(model.state_dict(), "
+        "FILE) wrote, or a checkpoint that holds such a state dict, as Lightning's do. No code in "
+        "it is run.",
     ),
 ]
 Size = Annotated[
@@ -27,7 +39,7 @@ Size = Annotated[
     typer.Option(
         metavar="N or HxW",
         rich_help_panel="The model",
-        help="Input size: pictures are scaled to cover it and cropped at the centre. By default "
+        help="Input size: images are scaled to cover it and cropped at the centre. By default "
         "what the model's weights prescribe; 224 for your own.",
     ),
 ]
@@ -52,7 +64,8 @@ Layers = Annotated[
         metavar="auto or NAMES",
         rich_help_panel="What to explain",
         help="auto: the last layer of each block, as the SISE paper does. Or names, separated by "
-        "commas, as model.named_modules() gives them. A method of one layer takes the deepest.",
+        "commas, as model.named_modules() gives them. A method of one layer takes the deepest, "
+        "or the one that training explained.",
     ),
 ]
 

@@ -1,37 +1,43 @@
-"""What the command line tells: facts for machines, and the same as text."""
+"""What the command line reports: facts for machines, and the same as text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
 
 from captum_excon._version import __version__
 
 if TYPE_CHECKING:
     from captum_excon.cli._job import Explained, Job
     from captum_excon.layers import SelectedLayer
+    from captum_excon.models import Model
+
+
+def class_facts(model: Model, result: Explained, index: int) -> dict[str, Any]:
+    probability = round(float(result.probabilities[index]), 6)
+    return {"index": index, "label": model.label(index), "probability": probability}
 
 
 def image_facts(
     name: str, figure: Path, arrays: Path | None, job: Job, result: Explained
 ) -> dict[str, Any]:
-    """What is told of one image, in text or as JSON."""
-
-    def named(index: int) -> dict[str, Any]:
-        probability = round(float(result.probabilities[index]), 6)
-        return {"index": index, "label": job.model.label(index), "probability": probability}
-
+    """Returns what is reported of one image, in text or as JSON."""
     best = result.probabilities.argsort(descending=True)[:5]
+    targets = [class_facts(job.model, result, index) for index in result.targets]
     return {
         "image": name,
+        "size": list(result.image.size[::-1]),
+        "box": [round(edge) for edge in result.box],
         "figure": str(figure),
         "npz": arrays and str(arrays),
-        "target": named(result.target),
-        "top5": [named(index) for index in best.tolist()],
+        "target": targets[0],
+        "targets": targets,
+        "top5": [class_facts(job.model, result, index) for index in best.tolist()],
         "methods": [
             {
-                "method": e.method,
+                "method": e.method.name,
                 "layers": e.layers,
                 "masks": e.masks,
                 "forward_rows": e.forward_rows,
@@ -75,34 +81,26 @@ def model_text(facts: dict[str, Any]) -> str:
 
 
 def image_text(facts: dict[str, Any]) -> str:
-    best = [f"{c['index']} {c['label']} {c['probability']:.1%}" for c in facts["top5"]]
-    target = facts["target"]
+    def listed(classes: list[dict[str, Any]]) -> str:
+        return ", ".join(f"{c['index']} {c['label']} {c['probability']:.1%}" for c in classes)
+
     rows = [
-        [
-            m["method"],
-            "-" if m["masks"] is None else m["masks"],
-            m["forward_rows"],
-            f"{m['seconds']:.2f} s",
-        ]
+        [m["method"], m["masks"], m["forward_rows"], f"{m['seconds']:.2f} s"]
         for m in facts["methods"]
     ]
     return (
         f"\nimage: {facts['image']}\n"
-        f"top 5: {', '.join(best)}\n"
-        f"explained: {target['index']} {target['label']} {target['probability']:.1%}\n"
+        f"top 5: {listed(facts['top5'])}\n"
+        f"explained: {listed(facts['targets'])}\n"
         f"{table(['method', 'masks', 'forward rows', 'time'], rows)}\n"
         f"wrote: {', '.join(filter(None, [facts['figure'], facts['npz']]))}"
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns side by side: the first to the left, the others to the right."""
-    lines = [[str(cell) for cell in row] for row in [head, *rows]]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
+def table(head: list[str], rows: list[list[Any]]) -> str:
+    """Lays out columns: the first to the left, the others to the right, "-" for None."""
+    align = ["left", *["right"] * (len(head) - 1)]
+    text: str = tabulate(
+        [head, *rows], tablefmt="plain", missingval="-", colalign=align, disable_numparse=True
     )
+    return text

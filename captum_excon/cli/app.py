@@ -17,7 +17,6 @@ from captum_excon.cli.train import train
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Shows what an image classifier looks at, by Integrated Grad-CAM, SISE and Ada-SISE, and "

@@ -54,6 +54,11 @@ def one_line_errors(traceback: bool) -> Iterator[Callable[[str], None]]:
             raise typer.Exit(2) from None
 
 
+def note(message: str) -> None:
+    """Prints one line about what goes on to standard error."""
+    tqdm.write(f"captum-excon: {one_line(message)}", file=sys.stderr)
+
+
 def complain(kind: str, message: str) -> None:
     """Prints one line to standard error, past a progress bar."""
     tqdm.write(f"captum-excon: {kind}: {one_line(message)}", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from pathlib import Path
@@ -12,19 +11,25 @@ import typer
 from tqdm import tqdm
 
 from captum_excon._messages import close_names, one_line
-from captum_excon.cli._options import Grayscale, Layers, ModelName, Size, Tokens, numbers, size_pair
+from captum_excon.cli._options import (
+    Grayscale,
+    Layers,
+    ModelName,
+    Size,
+    Tokens,
+    Weights,
+    numbers,
+    size_pair,
+)
 from captum_excon.cli._report import image_facts, image_text, model_facts, model_text
-from captum_excon.cli.console import Json, Quiet, Traceback, complain, one_line_errors
-from captum_excon.cli.outputs import write_arrays, write_figure
+from captum_excon.cli.console import Json, Quiet, Traceback, complain, note, one_line_errors
+from captum_excon.cli.outputs import Style, write_arrays, write_figure
 from captum_excon.cli.sources import Source, find_sources
 from captum_excon.errors import UserError
 
 if TYPE_CHECKING:
-    from captum.attr import Attribution
-
+    from captum_excon._methods import Method
     from captum_excon.cli._job import Job
-
-    Methods = dict[str, type[Attribution]]
 
 ALL = ["integrated-grad-cam", "multi-layer-sise", "adaptive-hybrid-cam"]
 
@@ -42,7 +47,9 @@ EPILOG = """\b
 Examples:
   captum-excon explain --out explanation.png
   captum-excon explain dog.jpg --model torchvision:resnet50 --target "golden retriever"
-  captum-excon explain photos/ "more/**/*.png" --method adaptive-hybrid-cam --out figures
+  captum-excon explain photos/ "more/**/*.png" --method ada-sise --out figures
+  captum-excon explain pets.jpg -m captum:layer-grad-cam,ada-sise --target tabby --target beagle
+  captum-excon explain leaf.jpg --model runs/excon/best.ckpt
   captum-excon explain cat.jpg --layer-maps --save-npz --json > facts.json
   captum-excon explain digit.png --model nets:lenet --weights lenet.safetensors
       --size 28 --grayscale --mean 0.1307 --std 0.3081 --layers conv1,conv2
@@ -69,29 +76,25 @@ def explain(
             metavar="all or NAMES",
             rich_help_panel="What to explain",
             help=f"Separated by commas or given several times. all: {', '.join(ALL)}. Others: "
-            "rise, score-cam, and whatever else is in captum_excon.attr.",
+            "rise, score-cam; sise and ada-sise, the papers' names; Captum's, such as "
+            "captum:layer-grad-cam and captum:saliency; pytorch-grad-cam's, such as "
+            "grad-cam:LayerCAM.",
         ),
     ] = ["all"],  # noqa: B006 (typer copies it)
     target: Annotated[
-        str,
+        list[str],
         typer.Option(
+            "--target",
+            "-t",
             metavar="auto, INDEX or LABEL",
             rich_help_panel="What to explain",
-            help="The class whose evidence is shown; auto: the most probable one of each image.",
+            help="The class whose evidence is shown; auto: the most probable one of each image. "
+            "Given several times: a row for each class.",
         ),
-    ] = "auto",
+    ] = ["auto"],  # noqa: B006 (typer copies it)
     layers: Layers = "auto",
     model: ModelName = "demo",
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            rich_help_panel="The model",
-            help="A state dict to load into the model: .safetensors, or any other name for what "
-            "torch.save(model.state_dict(), FILE) wrote. No code in it is ever run, and its keys "
-            "and shapes must be the model's.",
-        ),
-    ] = None,
+    weights: Weights = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -104,7 +107,7 @@ def explain(
         typer.Option(
             metavar="NUMBERS",
             rich_help_panel="The model",
-            help="What is subtracted from the channels, in [0, 1]: 0.485,0.456,0.406, or one "
+            help="Subtracted from the channels, which are in [0, 1]: 0.485,0.456,0.406, or one "
             "number for all. By default what the weights prescribe; 0 for your own.",
         ),
     ] = None,
@@ -113,7 +116,7 @@ def explain(
         typer.Option(
             metavar="NUMBERS",
             rich_help_panel="The model",
-            help="What the channels are then divided by; 1 for your own.",
+            help="The channels are then divided by it; 1 for your own.",
         ),
     ] = None,
     grayscale: Grayscale = False,
@@ -192,13 +195,39 @@ def explain(
             help="Write the maps beside each figure, as float32 arrays in a .npz file of its name.",
         ),
     ] = False,
+    height: Annotated[
+        int,
+        typer.Option(
+            min=16,
+            rich_help_panel="Output",
+            help="Height of each picture in the figure, in pixels.",
+        ),
+    ] = 288,
+    cmap: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel="Output",
+            help="Colour map, by matplotlib's name: inferno, viridis, jet and so on.",
+        ),
+    ] = "inferno",
+    alpha: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            rich_help_panel="Output",
+            help="Opacity of the map: 0 shows the photograph alone, 1 the map alone.",
+        ),
+    ] = 0.6,
     as_json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
 ) -> None:
     """Explains images: a figure of the photograph beside the saliency map of each method.
 
-    Also prints the five most probable classes, the layers, and what each method cost.
+    The whole photograph is drawn; what the network does not see of it is pale. Also prints the five
+    most probable classes, the layers, and what each method cost.
     """
     given = {
         "--threshold": threshold,
@@ -209,16 +238,21 @@ def explain(
         "--autocast": autocast,
     }
     with one_line_errors(traceback) as say:
-        from captum_excon.cli._job import Job
-        from captum_excon.models import load_model
-        from captum_excon.models.named_layers import reshape_for
-
         sources, problems = find_sources(images or [], out)
         failed = [{"image": name, "message": message} for name, message in problems]
         for name, message in problems:
             complain("error", f"{name}: {message}")
         if not sources:
             raise typer.Exit(2)
+        talk = not (as_json or quiet)
+        if talk:
+            note(f"loading {model} ...")
+        # Imported now: torch takes seconds.
+        from captum_excon.cli._job import Job
+        from captum_excon.models import load_model
+        from captum_excon.models.named_layers import reshape_for
+
+        style = Style(height, _checked_cmap(cmap), alpha)
         methods = _chosen_methods(method)
         options = _method_options(methods, given)
         network = load_model(
@@ -233,24 +267,17 @@ def explain(
         )
         if not network.trained:
             complain("warning", f"{model} has random weights, so its maps mean nothing")
-        job = Job(
-            network,
-            methods,
-            layers,
-            target,
-            options,
-            reshape_for(size_pair("--tokens", tokens)),
-        )
+        reshape = reshape_for(size_pair("--tokens", tokens))
+        job = Job(network, methods, layers, target, options, reshape)
         facts = model_facts(job)
-        talk = not (as_json or quiet)
         if talk:
             say(model_text(facts))
         watched = sys.stderr.isatty() and not quiet
-        job.options["show_progress"] = watched and len(sources) == 1
+        job.options["show_progress"] = watched
         done = []
         for source in tqdm(sources, unit="image", disable=not watched or len(sources) == 1):
             try:
-                done.append(_one(source, job, save_npz))
+                done.append(_one(source, job, style, save_npz))
             except Exception as error:
                 if traceback:
                     raise
@@ -266,29 +293,32 @@ def explain(
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, (UserError, ValueError)):
+    if isinstance(error, ValueError):
         return one_line(error)
     return f"{type(error).__name__}: {one_line(error)}"
 
 
-def _chosen_methods(given: list[str]) -> Methods:
-    from captum_excon.attr import attribution_methods
+def _chosen_methods(given: list[str]) -> list[Method]:
+    from captum_excon._methods import find_method, method_names
 
-    known = attribution_methods()
     names = [name.strip() for text in given for name in text.split(",") if name.strip()]
-    chosen = dict.fromkeys(n for name in names for n in (ALL if name == "all" else [name]))
-    for name in chosen:
-        if name not in known:
-            raise UserError(
-                f"unknown method {name!r}{close_names(name, known) or ';'} "
-                f"methods are all, {', '.join(sorted(known))}"
-            )
-    if not chosen:
-        raise UserError(f"--method is empty; methods are all, {', '.join(sorted(known))}")
-    return {name: known[name] for name in chosen}
+    if not names:
+        raise UserError(f"--method is empty; methods are all, {', '.join(method_names())}")
+    chosen = [n for name in names for n in (ALL if name == "all" else [name])]
+    return list({m.name: m for m in (find_method(name, ["all"]) for name in chosen)}.values())
 
 
-def _method_options(methods: Methods, given: dict[str, Any]) -> dict[str, Any]:
+def _checked_cmap(name: str) -> str:
+    from matplotlib import colormaps
+
+    if name not in colormaps:
+        raise UserError(
+            f"--cmap: matplotlib has no colour map {name!r}{close_names(name, colormaps)}"
+        )
+    return name
+
+
+def _method_options(methods: list[Method], given: dict[str, Any]) -> dict[str, Any]:
     """Returns keywords for `attribute`; an option that no chosen method has is an error."""
     import torch
 
@@ -303,20 +333,16 @@ def _method_options(methods: Methods, given: dict[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         names = METHOD_OPTIONS[option]
-        if not any(
-            name in inspect.signature(method.attribute).parameters
-            for method in methods.values()
-            for name in names
-        ):
-            raise UserError(f"{option} is no option of {', '.join(methods)}")
+        if not any(method.accepts(name) for method in methods for name in names):
+            raise UserError(f"{option} is no option of {', '.join(m.name for m in methods)}")
         keywords.update(dict.fromkeys(names, value))
     return keywords
 
 
-def _one(source: Source, job: Job, save_npz: bool) -> dict[str, Any]:
+def _one(source: Source, job: Job, style: Style, save_npz: bool) -> dict[str, Any]:
     """Explains one image, writes its figure and arrays, and returns the facts about it."""
     result = job.explain(source.read())
-    write_figure(source.figure, job, result)
+    write_figure(source.figure, job, result, style)
     arrays = source.figure.with_suffix(".npz") if save_npz else None
     if arrays is not None:
         write_arrays(arrays, source.name, job, result)

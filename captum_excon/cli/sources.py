@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import functools
 import glob
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from captum_excon._files import SUFFIXES, check_writable, read_image
 from captum_excon.errors import UserError
 
-# In scikit-image's wheel, under CC0.
-PHOTOGRAPH = "coffee"
+PHOTOGRAPH = "coffee"  # what load_image calls the demo
 
 
 @dataclass(frozen=True)
@@ -60,20 +57,9 @@ def find_sources(
         figures = figure_paths(paths, out)
     check_writable(figures[0].parent)
     if not arguments:
-        return [Source(f"{PHOTOGRAPH} (scikit-image)", _photograph, figures[0])], problems
+        return [Source(f"{PHOTOGRAPH} (scikit-image)", _demo_image, figures[0])], problems
     readers = [functools.partial(read_image, path) for path in paths]
     return list(map(Source, map(str, paths), readers, figures)), problems
-
-
-def _photograph() -> Image.Image:
-    try:
-        data: Any = importlib.import_module("skimage.data")
-    except ImportError as error:
-        raise UserError(
-            "without an image, one of scikit-image's photographs is explained: "
-            'pip install "captum-excon[demo]"'
-        ) from error
-    return Image.fromarray(getattr(data, PHOTOGRAPH)())
 
 
 def find_images(arguments: Sequence[str]) -> tuple[list[Path], list[tuple[str, str]]]:
@@ -127,3 +113,10 @@ def _numbered(stem: str) -> Iterator[str]:
     while True:
         yield f"{stem}-{number}"
         number += 1
+
+
+def _demo_image() -> Image.Image:
+    # Imported late: torch comes with it.
+    from captum_excon.models import load_image
+
+    return load_image("demo")

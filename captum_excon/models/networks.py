@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
+import socket
 import sys
-from collections.abc import Callable
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -136,13 +140,12 @@ def _timm(name: str, pretrained: bool, **model_args: Any) -> Model:
         raise MissingPackageError(f"timm:{name} needs timm: pip install timm") from error
     if not (timm.is_model(name) or name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))):
         raise UserError(f"timm has no model {name!r}{close_names(name, timm.list_models())}")
-    # One line says that a download failed; the hub's own would say so at each attempt.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    module = _with_weights(
-        f"timm:{name}",
-        lambda: timm.create_model(name, pretrained=pretrained, **model_args),
-        pretrained,
-    )
+    with _hub_fails_fast() if pretrained else contextlib.nullcontext():
+        module = _with_weights(
+            f"timm:{name}",
+            lambda: timm.create_model(name, pretrained=pretrained, **model_args),
+            pretrained,
+        )
     config = timm.data.resolve_model_data_config(module)
     plain = {**config, "mean": (0, 0, 0), "std": (1, 1, 1)}
     subset = timm.data.infer_imagenet_subset(module)
@@ -155,6 +158,28 @@ def _timm(name: str, pretrained: bool, **model_args: Any) -> Model:
         tuple(config["std"]),
         labels,
     )
+
+
+@contextlib.contextmanager
+def _hub_fails_fast() -> Iterator[None]:
+    """Lets the hub look into its cache alone where it cannot be reached.
+
+    It would try each of two files six times, for a minute in all.
+    """
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    # One line says that a download failed; the hub's own would say so at each attempt.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    before = constants.HF_HUB_OFFLINE
+    if not (before or urllib.request.getproxies()):
+        address = urllib.parse.urlsplit(constants.ENDPOINT)
+        try:
+            socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _with_weights(name: str, build: Callable[[], nn.Module], pretrained: bool) -> nn.Module:

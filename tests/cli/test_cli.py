@@ -53,9 +53,15 @@ def refused(*arguments: object) -> str:
     """The one line on standard error of a command that ends with status 2."""
     result = run(*arguments, code=2)
     assert result.stdout == ""
-    (line,) = result.stderr.splitlines()
+    (line,) = errors(result)
     assert line.startswith("captum-excon: error: ")
     return line.removeprefix("captum-excon: error: ")
+
+
+def errors(result: Any) -> list[str]:
+    """The lines on standard error after the one that says what is being loaded."""
+    lines: list[str] = result.stderr.splitlines()
+    return [line for line in lines if not line.startswith("captum-excon: loading ")]
 
 
 def shape(path: str | Path) -> tuple[int, int]:
@@ -104,7 +110,8 @@ def test_an_interrupt_ends_with_130_and_without_a_traceback() -> None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout, stderr) == (130, "", "")
+    assert (process.returncode, stdout) == (130, "")
+    assert stderr == "captum-excon: loading slow:net ...\n"
 
 
 def test_main_names_the_extra_if_typer_is_missing(
@@ -141,7 +148,7 @@ def test_all_three_methods_are_shown_and_counted(image: Path) -> None:
     ]
     assert one["figure"] == "explanation.png"
     width, height = shape("explanation.png")
-    assert 3.5 < width / height < 4.5
+    assert 5 < width / height < 6  # four photographs of 3:2, and the bar
 
 
 def test_the_text_names_classes_layers_masks_rows_time_and_files(image: Path) -> None:
@@ -208,13 +215,61 @@ def saved() -> str:
     return "net.pt"
 
 
-def test_the_figure_shows_what_the_model_saw(image: Path) -> None:
-    run("explain", image, *FAST, "--size", "24x48", "--mean", "0.3", "--std", "0.1")
+def test_the_figure_shows_the_whole_photograph_and_heat_where_the_model_looked(image: Path) -> None:
+    style = ["--height", 120, "--cmap", "gray", "--alpha", 1]
+    run("explain", image, *FAST, "--size", "24x24", "--mean", "0.3", "--std", "0.1", *style)
     with Image.open("explanation.png") as figure:
-        left = figure.resize((figure.width, figure.height)).crop((8, 8, 8 + 576, 8 + 288))
-    expected = load_model("nets:small", size=(24, 48)).geometry(photograph())
-    small = torch.from_numpy(np.array(left.resize((48, 24)))).permute(2, 0, 1) / 255
-    assert (small - expected).abs().mean() < 0.03
+        left, heat = (figure.crop((4 + x, 4, 4 + x + 180, 124)) for x in (0, 184))
+    small = np.array(left.resize((90, 60))).astype(int)
+    assert np.abs(small - np.array(photograph())).mean() < 3
+    shown = np.array(heat).astype(int)
+    assert (shown[..., 0] == shown[..., 2]).all()  # gray everywhere
+    outside = np.concatenate([shown[:, :30], shown[:, 150:]])
+    assert outside.min() >= 0.6 * 255
+    inside = shown[:, 32:148]
+    assert (inside.min(), inside.max()) == (0, 255)
+
+
+def test_each_target_has_a_row_of_its_own(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweeps: list[Any] = []
+    original = attr.AdaptiveHybridCAM.attribute_classes
+
+    def spy(self: Any, inputs: Any, classes: Any, *args: Any, **kwargs: Any) -> Any:
+        sweeps.append(classes)
+        return original(self, inputs, classes, *args, **kwargs)
+
+    monkeypatch.setattr(attr.AdaptiveHybridCAM, "attribute_classes", spy)
+    options = [*SMALL, "-m", "ada-sise,grad-cam", "--save-npz", "--layer-maps"]
+    options += ["--weights", saved()]
+    run("explain", image, *options, "--target", 1, "--out", "one.png")
+    found = facts("explain", image, *options, "-t", 1, "-t", 2, "-t", "1", "--out", "two.png")
+    (one,) = found["images"]
+    assert [target["index"] for target in one["targets"]] == [1, 2]
+    assert sweeps == [[1, 2]]
+    assert shape("two.png")[1] > 1.8 * shape("one.png")[1]
+    with np.load("one.npz") as alone, np.load("two.npz") as both:
+        assert both["target"].tolist() == [1, 2]
+        for name in ("adaptive-hybrid-cam", "captum:layer-grad-cam", "adaptive-hybrid-cam.4"):
+            np.testing.assert_allclose(both[name][0], alone[name], atol=1e-6)
+            assert both[name].shape == (2, 24, 24)
+            assert not np.allclose(both[name][0], both[name][1])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["captum:layer-grad-cam", "captum:integrated-gradients", "captum:occlusion",
+     "captum:guided-grad-cam", "grad-cam:LayerCAM", "grad-cam:FullGrad"],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Setting backward hooks")
+def test_methods_of_captum_and_grad_cam_are_drawn_too(image: Path, name: str) -> None:
+    if name.startswith("grad-cam:"):
+        pytest.importorskip("pytorch_grad_cam")
+    found = facts("explain", image, *SMALL, "--method", name, "--save-npz")
+    (method,) = found["images"][0]["methods"]
+    assert method["method"] == name
+    with np.load("explanation.npz") as arrays:
+        assert arrays[name].shape == (24, 24)
+        assert arrays[name].any()
 
 
 @pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require gradients")
@@ -327,7 +382,7 @@ def test_the_other_images_of_a_batch_are_still_written(image: Path) -> None:
         str(Path("in/broken.png")),
         str(Path("in/text.jpg")),
     ]
-    lines = result.stderr.splitlines()
+    lines = errors(result)
     assert len(lines) == 4
     assert "missing.png: no such file" in lines[0]
     assert "no*.png: no file matches this pattern" in lines[1]
@@ -344,7 +399,7 @@ def test_a_model_that_fails_on_one_image_is_reported_for_that_one(image: Path) -
     Image.new("RGB", (30, 30), "white").save("white.png")
     options = ["--model", "moody:Net", "--size", "24", "-m", "adaptive-hybrid-cam"]
     result = run("explain", "white.png", image, *options, code=2)
-    (line,) = result.stderr.splitlines()
+    (line,) = errors(result)
     assert "error: white.png: moody:Net fails on an input" in line
     assert line.endswith("(RuntimeError: too white)")
     assert "image: photo.png" in result.stdout
@@ -366,6 +421,11 @@ def test_a_model_that_fails_on_one_image_is_reported_for_that_one(image: Path) -
         (["photo.png", *FAST, "--out", "x.jpg"], "--out x.jpg: figures are PNG"),
         (["empty/../photo.png", "nets.py", *FAST, "--out", "x.png"], "--out x.png is one figure"),
         (["photo.png", *FAST, "--threshold", "0.3"], "--threshold is no option of adaptive-"),
+        (
+            ["photo.png", *FAST, "--cmap", "virids"],
+            "no colour map 'virids'; did you mean",
+        ),
+        (["photo.png", *SMALL, "-m", "siise"], "unknown method 'siise'; did you mean 'sise'"),
         (["photo.png", *FAST, "--autocast", "int8"], "--autocast must be bfloat16 or float16"),
         (["photo.png", *FAST, "--device", "tpu"], "'tpu' is unknown; devices are auto, "),
         (["photo.png", *FAST, "--size", "0"], "--size must be N or HxW"),
@@ -404,7 +464,7 @@ def test_a_figure_is_written_whole_or_not_at_all(
 def test_random_weights_come_with_a_warning(image: Path) -> None:
     options = ["--model", "torchvision:squeezenet1_1@random", "--size", "32"]
     result = run("explain", image, *options, "-m", "integrated-grad-cam", "--n-steps", 2)
-    (line,) = result.stderr.splitlines()
+    (line,) = errors(result)
     assert line == (
         "captum-excon: warning: torchvision:squeezenet1_1@random has random weights, so its maps "
         "mean nothing"

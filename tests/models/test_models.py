@@ -1,6 +1,7 @@
 """What model names stand for: preprocessing, weights, classes, layers."""
 
 import pickle
+import socket
 import sys
 import urllib.error
 from pathlib import Path
@@ -214,6 +215,33 @@ def test_a_failed_timm_download_names_the_alternatives(monkeypatch: pytest.Monke
     monkeypatch.setattr(timm, "create_model", unreachable)
     with fails(r"weights of timm:test_resnet cannot be loaded \(no hub\).*timm:test_resnet@random"):
         load_model("timm:test_resnet")
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_the_hub_is_asked_once_whether_it_can_be_reached(
+    monkeypatch: pytest.MonkeyPatch, reachable: bool
+) -> None:
+    timm = pytest.importorskip("timm")
+    constants = pytest.importorskip("huggingface_hub.constants")
+    module = timm.create_model("test_resnet")
+    offline = []
+
+    def connect(*_: object, **__: object) -> socket.socket:
+        if not reachable:
+            raise OSError("no route")
+        return socket.socket()
+
+    def create(*_: object, **__: object) -> nn.Module:
+        offline.append(constants.HF_HUB_OFFLINE)
+        return module
+
+    monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    load_model("timm:test_resnet")
+    assert offline == [not reachable]
+    assert constants.HF_HUB_OFFLINE is False
 
 
 @pytest.mark.parametrize(
