@@ -19,9 +19,8 @@ from captum_excon.errors import UserError
 if TYPE_CHECKING:
     from benchmarks.explanations.config import Config
     from benchmarks.explanations.stages.common import Outcome
-    from benchmarks.explanations.stages.plan import Plan
-    from benchmarks.explanations.stages.progress_mode import Talk
-    from captum_excon.models import Model
+    from benchmarks.explanations.stages.plan import OpenRun, Plan
+    from benchmarks.explanations.stages.progress_mode import ProgressMode
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -94,7 +93,7 @@ def plan_command(
     with one_line_errors(traceback) as say:
         from benchmarks.explanations.stages.cost import estimate_cost
         from benchmarks.explanations.stages.model import open_model
-        from benchmarks.explanations.stages.plan import make_plan
+        from benchmarks.explanations.stages.plan import make_plan, open_run
 
         wanted = _config(folder, config, settings)
         model = open_model(wanted)
@@ -102,7 +101,7 @@ def plan_command(
         _check(plan)
         say(plan.summary())
         if estimate:
-            say(estimate_cost(plan, _talk(quiet, plain), model=model))
+            say(estimate_cost(open_run(plan, model), _mode(quiet, plain)))
 
 
 @app.command("explain")
@@ -118,14 +117,15 @@ def explain_command(
     with one_line_errors(traceback):
         from benchmarks.explanations.stages.common import Shard
         from benchmarks.explanations.stages.explain import explain
-        from benchmarks.explanations.stages.process_group import Team
+        from benchmarks.explanations.stages.plan import open_run
+        from benchmarks.explanations.stages.process_group import ProcessGroup
 
         part = Shard.parse(shard)
-        team = Team()
-        _forget(folder, retry, team.rank)
-        team.total(0)
-        outcome = explain(folder, part, _talk(quiet or team.rank > 0, plain))
-        _leave(team.total(_tell(outcome, quiet)))
+        processes = ProcessGroup()
+        _forget(folder, retry, processes.rank)
+        processes.total(0)
+        outcome = explain(open_run(folder), part, _mode(quiet or processes.rank > 0, plain))
+        _leave(processes.total(_tell(outcome, quiet)))
 
 
 @app.command("score")
@@ -144,20 +144,22 @@ def score_command(
     """Scores the maps by every metric."""
     with one_line_errors(traceback) as say:
         from benchmarks.explanations.stages.common import Shard
-        from benchmarks.explanations.stages.process_group import Team
+        from benchmarks.explanations.stages.plan import open_run
+        from benchmarks.explanations.stages.process_group import ProcessGroup
         from benchmarks.explanations.stages.profiling import Profile
         from benchmarks.explanations.stages.score import score
 
         part = Shard.parse(shard)
-        team = Team()
-        _forget(folder, retry, team.rank)
-        team.total(0)
+        processes = ProcessGroup()
+        _forget(folder, retry, processes.rank)
+        processes.total(0)
         measured = Profile() if profile else None
-        outcome = score(folder, part, _talk(quiet or team.rank > 0, plain), profile=measured)
+        mode = _mode(quiet or processes.rank > 0, plain)
+        outcome = score(open_run(folder), part, mode, profile=measured)
         errors = _tell(outcome, quiet)
         if measured is not None:
             say("\n".join(measured.lines()))
-        _leave(team.total(errors))
+        _leave(processes.total(errors))
 
 
 @app.command("report")
@@ -188,31 +190,32 @@ def run_command(
         from benchmarks.explanations.stages.common import Shard
         from benchmarks.explanations.stages.explain import explain
         from benchmarks.explanations.stages.model import open_model
-        from benchmarks.explanations.stages.plan import make_plan
-        from benchmarks.explanations.stages.process_group import Team
+        from benchmarks.explanations.stages.plan import make_plan, open_run
+        from benchmarks.explanations.stages.process_group import ProcessGroup
         from benchmarks.explanations.stages.score import score
 
         part = Shard.parse(shard)
-        team = Team()
-        quiet = quiet or team.rank > 0
+        processes = ProcessGroup()
+        quiet = quiet or processes.rank > 0
         wanted = _config(folder, config, settings)
         model = open_model(wanted)
-        if team.rank == 0:
+        if processes.rank == 0:
             plan = make_plan(folder, wanted, model, progress=not quiet)
             _check(plan)
             if not quiet:
                 say(plan.summary())
-        _forget(folder, retry, team.rank)
-        team.total(0)
-        talk = _talk(quiet, plain)
-        errors = _tell(explain(folder, part, talk, model=model), quiet)
-        errors += _tell(score(folder, part, talk, model=model), quiet)
-        errors = team.total(errors)
-        if shard is None and team.rank == 0:
-            say(str(_report(folder, gallery, model)))
+        _forget(folder, retry, processes.rank)
+        processes.total(0)
+        mode = _mode(quiet, plain)
+        run = open_run(folder, model)
+        errors = _tell(explain(run, part, mode), quiet)
+        errors += _tell(score(run, part, mode), quiet)
+        errors = processes.total(errors)
+        if shard is None and processes.rank == 0:
+            say(str(_report(folder, gallery, run)))
         elif shard is not None and not quiet:
             say(f"when all shards are done: python -m benchmarks.explanations report {folder}")
-        team.total(0)
+        processes.total(0)
         _leave(errors)
 
 
@@ -261,16 +264,14 @@ def _forget(folder: Path, retry: bool, rank: int) -> None:
         forget_errors(folder)
 
 
-def _report(folder: Path, gallery: bool, model: Model | None = None) -> Path:
+def _report(folder: Path, gallery: bool, run: OpenRun | None = None) -> Path:
     from benchmarks.explanations.report import write_report
 
     if not gallery:
         return write_report(folder)
-    from benchmarks.explanations.stages.model import open_model
-    from benchmarks.explanations.stages.plan import open_items, read_plan
+    from benchmarks.explanations.stages.plan import open_run
 
-    plan = read_plan(folder)
-    items = open_items(plan, model or open_model(plan.config))
+    items = (run or open_run(folder)).items
     return write_report(
         folder,
         pictures=lambda number: items[number].pixels,
@@ -278,7 +279,7 @@ def _report(folder: Path, gallery: bool, model: Model | None = None) -> Path:
     )
 
 
-def _talk(quiet: bool, plain: bool) -> Talk:
+def _mode(quiet: bool, plain: bool) -> ProgressMode:
     if quiet:
         return "quiet"
     return "plain" if plain or not sys.stderr.isatty() else "bar"

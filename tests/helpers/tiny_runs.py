@@ -5,7 +5,7 @@ import json
 from benchmarks.explanations.config import Config
 from benchmarks.explanations.stages.common import Shard
 from benchmarks.explanations.stages.explain import explain
-from benchmarks.explanations.stages.plan import make_plan
+from benchmarks.explanations.stages.plan import make_plan, open_run
 from benchmarks.explanations.stages.records import read_records
 from benchmarks.explanations.stages.score import score
 
@@ -39,7 +39,8 @@ def planned(folder, config=None):
 
 def stages(folder, shard=Shard()):  # noqa: B008 - it is frozen
     """Explains and scores; returns how both went."""
-    return explain(folder, shard), score(folder, shard)
+    run = open_run(folder)
+    return explain(run, shard), score(run, shard)
 
 
 def finished(folder, config=None):

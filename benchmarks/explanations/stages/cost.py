@@ -11,31 +11,30 @@ from collections.abc import Iterable
 from benchmarks.explanations.stages.common import Shard
 from benchmarks.explanations.stages.explain import explain
 from benchmarks.explanations.stages.pass_counter import Cost
-from benchmarks.explanations.stages.plan import Plan
-from benchmarks.explanations.stages.progress_mode import Talk
+from benchmarks.explanations.stages.plan import OpenRun
+from benchmarks.explanations.stages.progress_mode import ProgressMode
 from benchmarks.explanations.stages.records import Record, read_records
 from benchmarks.explanations.stages.score import score
-from captum_excon.models import Model
 
 
-def estimate_cost(plan: Plan, talk: Talk = "quiet", *, model: Model | None = None) -> str:
+def estimate_cost(run: OpenRun, mode: ProgressMode = "quiet") -> str:
     """Explains and scores the first item, unless it is done, and tells what all of them will cost.
 
     Args:
-        plan: Of the run.
-        talk: How to show progress.
-        model: What `open_model` gives for the config, if it is there already.
+        run: See `open_run`.
+        mode: How to show progress.
 
     Returns:
         A table of forward and backward rows and seconds, an explainer or metric a line, and the
         time of all items.
 
     Raises:
-        UserError: The model, the data, an explainer, a metric or an option is wrong.
+        UserError: An explainer, a metric or an option is wrong.
     """
+    plan = run.plan
     first = Shard(0, len(plan.items))
-    explain(plan.folder, first, talk, model=model)
-    score(plan.folder, first, talk, model=model)
+    explain(run, first, mode)
+    score(run, first, mode)
     wanted = {config for config, _, _ in plan.hashes()}
     records = read_records(plan.folder / "records")
     return cost_table(

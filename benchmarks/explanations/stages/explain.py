@@ -10,49 +10,42 @@ import torch
 from torch import Tensor
 
 from benchmarks.explanations.config import Choice, Config
-from benchmarks.explanations.data.items import Item, Items
+from benchmarks.explanations.data.items import Item
 from benchmarks.explanations.methods.explainers import Case, Explainer, Setting
 from benchmarks.explanations.stages.common import Outcome, Records, Shard, common_fields, failure
-from benchmarks.explanations.stages.model import open_model
 from benchmarks.explanations.stages.pass_counter import CountedModel, measured
-from benchmarks.explanations.stages.plan import EXPLAIN, Plan, open_items, read_plan
-from benchmarks.explanations.stages.progress_mode import Talk, progress
+from benchmarks.explanations.stages.plan import EXPLAIN, OpenRun, Plan
+from benchmarks.explanations.stages.progress_mode import ProgressMode, progress
 from benchmarks.explanations.stages.records import Record
 from captum_excon._files import written_whole
 from captum_excon.metrics.scorer import default_rows
-from captum_excon.models import Model
 from captum_excon.models.named_layers import choose_layers
 
 STAGE = METRIC = EXPLAIN
 _CONFIGS = ".configs"
 
 
-def explain(
-    folder: Path, shard: Shard, talk: Talk = "quiet", *, model: Model | None = None
-) -> Outcome:
+def explain(run: OpenRun, shard: Shard, mode: ProgressMode = "quiet") -> Outcome:
     """Explains the items of a shard, one at a time, and skips those that are finished.
 
     An explainer that raises gives a record that says so, and everything else goes on.
 
     Args:
-        folder: A run folder with a plan.
+        run: See `open_run`.
         shard: Which items.
-        talk: How to show progress.
-        model: What `open_model` gives for the config, if it is there already.
+        mode: How to show progress.
 
     Raises:
-        UserError: There is no plan, or the model, the data, an explainer or an option is wrong.
+        UserError: An explainer, a layer or an option is wrong.
     """
-    plan = read_plan(folder)
+    plan, items = run.plan, run.items
     explainers = make_explainers(plan.config)
-    model = model or open_model(plan.config)
-    items = open_items(plan, model)
     for choice in plan.config.explainers:
         link_maps(plan, choice)
     numbers = shard.numbers(len(items))
     with (
         Records(plan, STAGE, shard) as records,
-        progress(STAGE, len(numbers) * len(explainers), "map", talk) as bar,
+        progress(STAGE, len(numbers) * len(explainers), "map", mode) as bar,
     ):
         setting: Setting | None = None
         for number in numbers:
@@ -67,7 +60,7 @@ def explain(
             bar.update(len(explainers) - len(pending))
             if not pending:
                 continue
-            setting = setting or make_setting(plan.config, model, items)
+            setting = setting or make_setting(run)
             item = items[number]
             common = common_fields(plan, item.planned)
             for explainer, fields in pending:
@@ -86,12 +79,13 @@ def make_explainers(config: Config) -> list[Explainer]:
     return [Explainer(choice) for choice in config.explainers]
 
 
-def make_setting(config: Config, model: Model, items: Items) -> Setting:
+def make_setting(run: OpenRun) -> Setting:
     """What the explainers of a run share.
 
     Raises:
         UserError: No layer is found, or the configured one does not exist.
     """
+    config, model, items = run.plan.config, run.model, run.items
     layers = choose_layers(model, "auto", None)
     layer = layers[-1] if config.layer is None else choose_layers(model, config.layer, None)[-1]
     example = model.blank() if len(items) == 0 else items[0].image[None]

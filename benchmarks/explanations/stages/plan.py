@@ -126,18 +126,34 @@ def read_plan(folder: Path) -> Plan:
     return _plan(folder, config, content)
 
 
-def open_items(plan: Plan, model: Model) -> Items:
+@dataclass(frozen=True)
+class OpenRun:
+    """A planned run with the model and the items, opened once for all stages."""
+
+    plan: Plan
+    model: Model
+    items: Items
+
+
+def open_run(plan: Plan | Path, model: Model | None = None) -> OpenRun:
     """Opens the planned items for the model that they were planned with.
 
+    Args:
+        plan: What `make_plan` made, or the run folder that holds it.
+        model: What `open_model` gives for the config, if it is there already.
+
     Raises:
-        UserError: The weights are others, or the data are not what they were.
+        UserError: There is no plan, the model cannot be built, its weights have changed, or so have
+            the data.
     """
+    plan = read_plan(plan) if isinstance(plan, Path) else plan
+    model = model or open_model(plan.config)
     if (found := weights_hash(model.module)[:16]) != plan.weights:
         raise UserError(
             f"{plan.folder} was planned with the weights {plan.weights}, but "
             f"{plan.config.model.name} has {found}; plan in another run folder"
         )
-    return Items(plan.config, plan.items, model)
+    return OpenRun(plan, model, Items(plan.config, plan.items, model))
 
 
 def _write(file: Path, plan: Plan) -> None:

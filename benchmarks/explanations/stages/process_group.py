@@ -10,7 +10,7 @@ import torch
 _PATIENCE = timedelta(days=30)  # a shard may take that much longer than another
 
 
-class Team:
+class ProcessGroup:
     """This process and those that torchrun started beside it; alone without torchrun.
 
     Every process ends with the same status and none before the others: torchrun ends all of them

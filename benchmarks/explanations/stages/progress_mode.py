@@ -9,20 +9,20 @@ from typing import Any, Literal, TextIO
 
 from tqdm import tqdm
 
-Talk = Literal["bar", "plain", "quiet"]
+ProgressMode = Literal["bar", "plain", "quiet"]
 
 _PLAIN_SECONDS = 10.0
 
 
 @contextmanager
-def progress(stage: str, total: int, unit: str, talk: Talk) -> Iterator[tqdm[Any]]:
+def progress(stage: str, total: int, unit: str, mode: ProgressMode) -> Iterator[tqdm[Any]]:
     """A bar with rate and time left; in plain mode a line every ten seconds."""
-    lines = talk == "plain"
+    lines = mode == "plain"
     with tqdm(
         desc=stage,
         total=total,
         unit=unit,
-        disable=talk == "quiet",
+        disable=mode == "quiet",
         file=_Lines(sys.stderr) if lines else sys.stderr,
         mininterval=_PLAIN_SECONDS if lines else 0.1,
         ascii=lines,

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from captum.attr import LayerAttribution
@@ -27,14 +26,12 @@ from benchmarks.explanations.stages.common import (
     read_stage,
 )
 from benchmarks.explanations.stages.explain import case_of, read_map, record_key
-from benchmarks.explanations.stages.model import open_model
 from benchmarks.explanations.stages.pass_counter import CountedModel, measured
-from benchmarks.explanations.stages.plan import Plan, open_items, read_plan
+from benchmarks.explanations.stages.plan import OpenRun, Plan
 from benchmarks.explanations.stages.profiling import Profile
-from benchmarks.explanations.stages.progress_mode import Talk, progress
+from benchmarks.explanations.stages.progress_mode import ProgressMode, progress
 from benchmarks.explanations.stages.records import Record, key
 from captum_excon.errors import UserError
-from captum_excon.models import Model
 
 STAGE = "score"
 
@@ -55,11 +52,10 @@ class Task:
 
 
 def score(
-    folder: Path,
+    run: OpenRun,
     shard: Shard,
-    talk: Talk = "quiet",
+    mode: ProgressMode = "quiet",
     *,
-    model: Model | None = None,
     profile: Profile | None = None,
 ) -> Outcome:
     """Scores the maps of a shard's items and skips what is finished.
@@ -68,27 +64,24 @@ def score(
     map that could not be made has no scores; its record of explaining says why.
 
     Args:
-        folder: A run folder whose items of this shard are explained.
+        run: See `open_run`; the items of this shard are explained.
         shard: Which items.
-        talk: How to show progress.
-        model: What `open_model` gives for the config, if it is there already.
+        mode: How to show progress.
         profile: Filled in with where the time went.
 
     Raises:
-        UserError: Maps are missing, or the model, the data, a metric or an option is wrong.
+        UserError: Maps are missing, or a metric or an option is wrong.
     """
-    plan = read_plan(folder)
+    plan = run.plan
     metrics = [make_metric(choice) for choice in plan.config.metrics]
     explained = _explained(plan, shard)
-    model = model or open_model(plan.config)
-    items = open_items(plan, model)
-    counted = CountedModel(model.module, timed=profile is not None)
+    counted = CountedModel(run.model.module, timed=profile is not None)
     profile = profile or Profile()
     total = sum(map(len, explained.values())) * len(metrics)
     with (
         profile.whole(counted),
         Records(plan, STAGE, shard) as records,
-        progress(STAGE, total, "value", talk) as bar,
+        progress(STAGE, total, "value", mode) as bar,
     ):
         for number, found in explained.items():
             tasks = list(_tasks(plan, found, metrics, number, records))
@@ -99,14 +92,14 @@ def score(
                 common = common_fields(plan, plan.items[number])
                 labels = list(dict.fromkeys(task.label for task in tasks))
                 configs = {record["explainer"]: record["config"] for record in found}
-                case = case_of(items[number])
+                case = case_of(run.items[number])
                 maps = Maps(
                     counted,
                     case.image,
                     case.target,
                     case.mask,
                     _read_maps(plan, [configs[label] for label in labels], case),
-                    model.black(),
+                    run.model.black(),
                     plan.config.seed,
                     plan.config.batch_size,
                 )

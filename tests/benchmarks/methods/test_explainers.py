@@ -9,7 +9,7 @@ from benchmarks.explanations.methods.controls import other_item
 from benchmarks.explanations.methods.explainers import Explainer
 from benchmarks.explanations.stages.explain import make_setting
 from benchmarks.explanations.stages.model import open_model
-from benchmarks.explanations.stages.plan import open_items, read_plan
+from benchmarks.explanations.stages.plan import open_run, read_plan
 from captum_excon._methods import method_names
 from captum_excon.errors import UserError
 
@@ -26,7 +26,7 @@ def setting(tmp_path_factory):
     config = tiny_config(layer=None)
     plan = read_plan(planned(tmp_path_factory.mktemp("run"), config))
     model = open_model(config)
-    return make_setting(config, model, open_items(plan, model))
+    return make_setting(open_run(plan, model))
 
 
 def explainer(name, **options):

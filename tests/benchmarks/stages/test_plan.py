@@ -18,7 +18,7 @@ from benchmarks.explanations.stages.common import Shard, common_fields
 from benchmarks.explanations.stages.cost import estimate_cost
 from benchmarks.explanations.stages.explain import explain
 from benchmarks.explanations.stages.model import open_model
-from benchmarks.explanations.stages.plan import make_plan, open_items, read_plan
+from benchmarks.explanations.stages.plan import make_plan, open_run, read_plan
 from benchmarks.explanations.stages.score import score
 from captum_excon._provenance import weights_hash
 from captum_excon.errors import UserError
@@ -114,7 +114,7 @@ def test_items_are_the_normalised_images_with_their_masks(tmp_path):
     settings = config()
     model = replace(open_model(settings), mean=(0.5,) * 3, std=(0.25,) * 3)
     plan = make_plan(tmp_path, settings, model, progress=False)
-    item = open_items(plan, model)[2]
+    item = open_run(plan, model).items[2]
     truth = SyntheticObjects(6, 48)[int(item.source.rpartition("-")[2])]
     assert torch.allclose(item.view, truth.image, atol=1 / 255)
     assert torch.allclose(item.image, (item.view - 0.5) / 0.25)
@@ -128,7 +128,7 @@ def test_items_are_the_normalised_images_with_their_masks(tmp_path):
 def test_the_hand_set_network_needs_no_pixel_outside_of_the_mask(tmp_path):
     settings = config()
     model = open_model(settings)
-    for item in open_items(make_plan(tmp_path, settings, model, progress=False), model):
+    for item in open_run(make_plan(tmp_path, settings, model, progress=False), model).items:
         image = item.image[None].clone().requires_grad_()
         (gradient,) = torch.autograd.grad(model.module(image)[0, item.target], image)
         assert not gradient[0][:, ~item.mask[0]].any()
@@ -205,7 +205,7 @@ def test_a_mosaic_explains_the_class_of_one_cell(folder, tmp_path):
     plan = make_plan(tmp_path / "run", settings, model, progress=False)
     assert len(plan.items) == 10
     assert "rising/0.png" not in {row for item in plan.items for row in item.rows}
-    items = open_items(plan, model)
+    items = open_run(plan, model).items
     for number, item in enumerate(items):
         row = item.planned.rows[number % 4]
         assert row.startswith(CLASSES[item.target])
@@ -221,8 +221,8 @@ def test_mosaics_that_explain_one_photograph_are_items_of_that_photograph(folder
     plan = make_plan(tmp_path / "run", settings, progress=False)
     assert [item.image for item in plan.items] == [i.rows[i.position] for i in plan.items]
     assert len({item.image for item in plan.items}) == 7
-    explain(tmp_path / "run", WHOLE)
-    score(tmp_path / "run", WHOLE)
+    explain(open_run(tmp_path / "run"), WHOLE)
+    score(open_run(tmp_path / "run"), WHOLE)
     summary = analyse(load_run(tmp_path / "run")).summary
     assert summary["images"].tolist() == [7]
 
@@ -240,7 +240,7 @@ def test_full_cells_are_the_images_as_they_are(folder, tmp_path):
     settings = config({"kind": "grid", "path": str(folder), "count": 2, "cells": "full"})
     model = open_model(settings)
     plan = make_plan(tmp_path / "run", settings, model, progress=False)
-    item = open_items(plan, model)[1]
+    item = open_run(plan, model).items[1]
     with Image.open(folder / item.planned.rows[1]) as file:
         assert torch.equal(item.view[:, :48, 48:], model.geometry(file))
 
@@ -283,7 +283,7 @@ def test_a_run_folder_is_for_one_set_of_items_and_weights(tmp_path):
     with pytest.raises(
         UserError, match=f"was planned with the weights .* has {weights_hash(model.module)[:16]}"
     ):
-        open_items(read_plan(tmp_path), model)
+        open_run(tmp_path, model)
 
 
 def test_moved_data_are_opened_and_missing_data_named(folder, tmp_path):
@@ -293,10 +293,10 @@ def test_moved_data_are_opened_and_missing_data_named(folder, tmp_path):
     settings = config({**data, "path": str(moved)})
     model = open_model(settings)
     plan = make_plan(tmp_path / "run", settings, model, progress=False)
-    assert len(open_items(plan, model)) == 4
+    assert len(open_run(plan, model).items) == 4
     (moved / plan.items[0].source).unlink()
     with pytest.raises(UserError, match=f"{plan.items[0].source} was planned, but is not among"):
-        open_items(plan, model)
+        open_run(plan, model)
 
 
 def test_a_folder_without_a_plan_is_named(tmp_path):
@@ -314,7 +314,7 @@ def test_the_cost_is_that_of_the_first_item_times_their_number(tmp_path):
         explainers=["random", {"name": "rise", "options": {"n_masks": 8}}], layer="block1"
     )
     plan = make_plan(tmp_path, settings, progress=False)
-    table = estimate_cost(plan)
+    table = estimate_cost(open_run(plan))
     assert [line.split()[:-1] for line in table.splitlines()][1:3] == [
         ["explain", "random", "0", "0"],
         ["explain", "rise", "8", "0"],

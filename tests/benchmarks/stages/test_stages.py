@@ -13,6 +13,7 @@ from benchmarks.explanations.methods.controls import CONTROLS
 from benchmarks.explanations.metrics import registry as suite_metrics
 from benchmarks.explanations.stages.common import Shard, forget_errors
 from benchmarks.explanations.stages.explain import explain
+from benchmarks.explanations.stages.plan import open_run
 from benchmarks.explanations.stages.records import read_records
 from benchmarks.explanations.stages.score import processed, score
 from captum_excon.errors import UserError
@@ -59,9 +60,9 @@ def test_records_say_what_was_measured_how_and_at_what_cost(run):
 def test_shards_give_together_what_one_process_gives(run, tmp_path):
     planned(tmp_path)
     for rank in (1, 0):
-        explain(tmp_path, Shard(rank, 2))
+        explain(open_run(tmp_path), Shard(rank, 2))
     for rank in (2, 0, 1):
-        score(tmp_path, Shard(rank, 3))
+        score(open_run(tmp_path), Shard(rank, 3))
     assert records(tmp_path) == records(run)
     assert maps(tmp_path) == maps(run)
 
@@ -128,9 +129,9 @@ def test_the_maps_that_are_scored_are_those_of_the_plan_and_not_the_last_ones(tm
     for masks in (5, 40):
         finished(tmp_path / str(masks), configured(masks))
         planned(tmp_path / "both", configured(masks))
-        explain(tmp_path / "both", WHOLE)
+        explain(open_run(tmp_path / "both"), WHOLE)
     planned(tmp_path / "both", configured(5))
-    score(tmp_path / "both", WHOLE)
+    score(open_run(tmp_path / "both"), WHOLE)
     assert values(tmp_path / "both", "bbox") == values(tmp_path / "5", "bbox")
     assert values(tmp_path / "5", "bbox") != values(tmp_path / "40", "bbox")
 
@@ -156,14 +157,14 @@ def test_a_deleted_map_is_made_again(tmp_path):
     path = tmp_path / "maps" / "random" / "1.npy"
     before = path.read_bytes()
     path.unlink()
-    assert explain(tmp_path, WHOLE).done == 1
+    assert explain(open_run(tmp_path), WHOLE).done == 1
     assert path.read_bytes() == before
 
 
 def test_scoring_before_explaining_is_refused(tmp_path):
     planned(tmp_path)
     with pytest.raises(UserError, match="9 maps are missing; run the explain stage first"):
-        score(tmp_path, WHOLE)
+        score(open_run(tmp_path), WHOLE)
 
 
 def test_two_processes_cannot_write_the_same_shard(tmp_path):
@@ -173,9 +174,9 @@ def test_two_processes_cannot_write_the_same_shard(tmp_path):
     planned(tmp_path)
     with Records(read_plan(tmp_path), "explain", WHOLE):
         with pytest.raises(UserError, match="being written by another process"):
-            explain(tmp_path, WHOLE)
-        explain(tmp_path, Shard(0, 2))
-    assert explain(tmp_path, WHOLE).skipped == 6
+            explain(open_run(tmp_path), WHOLE)
+        explain(open_run(tmp_path), Shard(0, 2))
+    assert explain(open_run(tmp_path), WHOLE).skipped == 6
 
 
 def test_an_explainer_that_raises_costs_only_its_own_maps(tmp_path, monkeypatch):
@@ -199,7 +200,7 @@ def test_an_explainer_that_raises_costs_only_its_own_maps(tmp_path, monkeypatch)
         "sobel": 2,
     }
     # The same command does not hide that there was an error, and --retry tries again.
-    assert explain(tmp_path, WHOLE).errors.total() == 1
+    assert explain(open_run(tmp_path), WHOLE).errors.total() == 1
     assert forget_errors(tmp_path) == 1
     explained, scored = stages(tmp_path)
     assert (explained.done, explained.errors.total(), scored.done) == (1, 0, 1)
