@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,23 +13,27 @@ from torch import Tensor, nn
 
 from captum_excon.attr._captum import ForwardArgs, ForwardFunc, run_forward
 from captum_excon.attr._modes import eager
-from captum_excon.layers import SelectedLayer, channels_last_to_first, select_layers, unwrap
+from captum_excon.layers import unwrap
 from captum_excon.layers._trace import registration
 
-logger = logging.getLogger(__name__)
-
 Reshape = Callable[[Tensor], Tensor]
-Layer = nn.Module | str | SelectedLayer
-_NO_ARGS = ForwardArgs()
 
 
 @dataclass(frozen=True)
 class HookedLayer:
-    """A layer, its name in messages, and how its output becomes (N, C, *spatial)."""
+    """Where to look.
+
+    Attributes:
+        module: The layer.
+        name: Its name in messages.
+        reshape: How its output becomes (N, C, *spatial).
+        call: Which of the module's calls in a pass counts, from 0; None for the last.
+    """
 
     module: nn.Module
     name: str
     reshape: Reshape | None = None
+    call: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,125 +44,12 @@ class Capture:
         maps: For each layer its activations, (N, K, *spatial), detached.
         weights: For each layer the spatial means of the gradients of each score with respect to
             them, (scores, N, K), in float32 or wider; empty without scores.
+        calls: How often each layer was called.
     """
 
     maps: list[Tensor]
     weights: list[Tensor]
-
-
-def resolve_layers(
-    forward_func: ForwardFunc, layers: Sequence[Layer], reshape: Reshape | None
-) -> list[HookedLayer]:
-    """Looks up layers given by module, by name, or as `select_layers` returns them."""
-    model = unwrap(forward_func) if isinstance(forward_func, nn.Module) else None
-    if not layers:
-        raise ValueError("layers is empty; pass at least one module, or None to let them be chosen")
-    names = {} if model is None else {module: name for name, module in model.named_modules()}
-    resolved = []
-    for layer in layers:
-        if isinstance(model, torch.jit.ScriptModule) or isinstance(layer, torch.jit.ScriptModule):
-            raise ValueError(
-                "the layers of a scripted model cannot be observed; pass the original module, or "
-                "use RISE, which needs no layer"
-            )
-        if isinstance(layer, str):
-            if model is None:
-                raise ValueError(
-                    f"the layer {layer!r} cannot be looked up by name because forward_func is no "
-                    "torch.nn.Module; pass the module itself"
-                )
-            try:
-                layer = model.get_submodule(layer)
-            except AttributeError as error:
-                raise ValueError(
-                    f"{error}; captum_excon.select_layers(model, inputs) lists good layers"
-                ) from None
-        elif isinstance(layer, SelectedLayer):
-            resolved.append(_from_selection(layer, reshape))
-            continue
-        elif not isinstance(layer, nn.Module):
-            raise TypeError(
-                f"a layer must be a torch.nn.Module or its name, but found {type(layer).__name__}"
-            )
-        layer = unwrap(layer)
-        resolved.append(HookedLayer(layer, names.get(layer) or type(layer).__name__, reshape))
-    return resolved
-
-
-def listed(layers: Layer | Iterable[Layer]) -> list[Layer]:
-    """Returns the layers as a list: a module is one layer, also an `nn.Sequential` of several."""
-    if isinstance(layers, nn.ModuleList) or (
-        isinstance(layers, Iterable) and not isinstance(layers, (nn.Module, str))
-    ):
-        return list(layers)
-    return [layers]
-
-
-class LayerChoice:
-    """The layers of a method: those it was given, or those chosen for the inputs it meets.
-
-    The choice depends on the inputs' shape (a small image loses a block), so it is made once for
-    each; see `captum_excon.select_layers`.
-    """
-
-    def __init__(
-        self,
-        forward_func: ForwardFunc,
-        layers: Layer | Iterable[Layer] | None,
-        reshape: Reshape | None,
-        *,
-        deepest: bool = False,
-    ) -> None:
-        self._forward_func = forward_func
-        self._reshape = reshape
-        self._deepest = deepest
-        self._given = (
-            None if layers is None else resolve_layers(forward_func, listed(layers), reshape)
-        )
-        self._chosen: dict[tuple[torch.Size, ...], list[HookedLayer]] = {}
-
-    def __call__(
-        self, inputs: tuple[Tensor, ...], args: ForwardArgs = _NO_ARGS
-    ) -> list[HookedLayer]:
-        """Returns the layers for these inputs, the deepest alone where one is wanted."""
-        if self._given is not None:
-            return self._given
-        key = tuple(x.shape[1:] for x in inputs)
-        if key not in self._chosen:
-            if not isinstance(self._forward_func, nn.Module):
-                raise ValueError(
-                    "layers can only be chosen for a torch.nn.Module, and forward_func is a "
-                    f"{type(self._forward_func).__name__}; pass the layers"
-                )
-            inputs, args = _unambiguous(inputs, args)
-            with eager():
-                selected = select_layers(
-                    self._forward_func, inputs, args.values, reshape_transform=self._reshape
-                )
-            selected = selected[-1:] if self._deepest else selected
-            logger.info("layers: %s", ", ".join(layer.name for layer in selected))
-            self._chosen[key] = [_from_selection(layer, self._reshape) for layer in selected]
-        return self._chosen[key]
-
-
-def _unambiguous(
-    inputs: tuple[Tensor, ...], args: ForwardArgs
-) -> tuple[tuple[Tensor, ...], ForwardArgs]:
-    """Returns the first rows, not as many as a shared tensor has: `select_layers` would cut it."""
-    shared = {
-        len(value)
-        for value, rowwise in zip(args.values, args.per_image, strict=True)
-        if not rowwise and isinstance(value, Tensor) and value.dim() > 0
-    }
-    rows = next((n for n in range(len(inputs[0]), 0, -1) if n not in shared), len(inputs[0]))
-    at = torch.arange(rows, device=inputs[0].device)
-    return tuple(x[:rows] for x in inputs), args.take(at)
-
-
-def _from_selection(layer: SelectedLayer, reshape: Reshape | None) -> HookedLayer:
-    if reshape is None and layer.channels_last:
-        reshape = channels_last_to_first
-    return HookedLayer(layer.module, layer.name, reshape)
+    calls: list[int]
 
 
 def capture(
@@ -171,11 +61,13 @@ def capture(
     *,
     to_input: bool = False,
     grad_kwargs: dict[str, Any] | None = None,
+    calls: Sequence[int] | None = None,
 ) -> Capture:
     """Runs the model once and differentiates each score for all layers at once.
 
     Nothing before the first layer is recorded for the backward pass: the forward pass runs without
-    gradients until that layer's hook switches them on.
+    gradients until that layer's hook switches them on. Of a module that is called several times,
+    that is at its first call, or at the last one where ``calls`` tells how many there are.
 
     Args:
         forward_func: The model; a compiled one runs uncompiled, a data-parallel one on its module.
@@ -185,6 +77,7 @@ def capture(
         scores: Functions of the output, each giving (N,) scores; may be empty (no backward pass).
         to_input: Capture the layers' inputs in place of their outputs.
         grad_kwargs: More arguments for `torch.autograd.grad`.
+        calls: How often an earlier pass has called each layer, to record no more than is needed.
 
     Raises:
         ValueError: A layer did not run, has no influence on the selected output, or its output
@@ -195,13 +88,12 @@ def capture(
         forward_func = unwrap(forward_func)
     with eager(), torch.inference_mode(False):
         # Where a model sets the grad mode itself, as in a no_grad block around its backbone, it
-        # takes back what the first layer's hook has set; it is then run once more, with gradients
-        # on from the start.
+        # takes back what the first layer's hook has set, and where it calls a layer less often
+        # than before no hook has set it; it is then run once more, with gradients on from the
+        # start.
         for recorded_from_start in (False, True):
-            with (
-                _hooks(layers, to_input, enable_grad=bool(scores)) as held,
-                torch.set_grad_enabled(recorded_from_start),
-            ):
+            keep = _Keeper(layers, calls or [1] * len(layers), enable_grad=bool(scores))
+            with _hooks(layers, to_input, keep), torch.set_grad_enabled(recorded_from_start):
                 # Copies, since the model may write to its inputs, and since autograd refuses the
                 # inference tensors of an outer inference_mode.
                 copies = tuple(x.clone() for x in inputs)
@@ -209,7 +101,7 @@ def capture(
                 # An ambient autocast is for the model, not for the scores and the backward pass.
                 with torch.autocast(inputs[0].device.type, enabled=False):
                     selected = [score(output) for score in scores]
-            tensors = _all_held(layers, held)
+            tensors = keep.all()
             with torch.autocast(inputs[0].device.type, enabled=False):
                 grads, without = _gradients(selected, tensors, grad_kwargs or {})
             if not without:
@@ -227,7 +119,7 @@ def capture(
             )
     maps = [_as_map(t.detach(), layer, inputs) for t, layer in zip(tensors, layers, strict=True)]
     if not scores:
-        return Capture(maps, [])
+        return Capture(maps, [], keep.calls)
     weights = [
         torch.stack([_spatial_mean(_as_map(g, layer, inputs)) for g in per_score])
         for per_score, layer in zip(grads, layers, strict=True)
@@ -237,7 +129,7 @@ def capture(
             "the model's scores have NaN or infinite gradients for these inputs; check its weights "
             "and output, and explain in float32 where float16 overflows"
         )
-    return Capture(maps, weights)
+    return Capture(maps, weights, keep.calls)
 
 
 def _run(forward_func: ForwardFunc, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
@@ -298,38 +190,55 @@ def _as_map(tensor: Tensor, layer: HookedLayer, inputs: tuple[Tensor, ...]) -> T
     return tensor
 
 
-def _all_held(layers: Sequence[HookedLayer], held: dict[int, Tensor]) -> list[Tensor]:
-    for i, layer in enumerate(layers):
-        if i not in held:
-            raise ValueError(
-                f"the layer {layer.name!r} was not seen in the forward pass; pass a module that "
-                "the model calls (not one of another model, of a copy, of a scripted model, or one "
-                "whose code is inlined by its parent)"
+class _Keeper:
+    """Keeps the tensors of the calls that count, and starts the recording of gradients there."""
+
+    def __init__(
+        self, layers: Sequence[HookedLayer], expected: Sequence[int], *, enable_grad: bool
+    ) -> None:
+        self.calls = [0] * len(layers)
+        self._layers = layers
+        self._expected = expected
+        self._enable_grad = enable_grad
+        self._held: dict[int, Tensor] = {}
+
+    def __call__(self, i: int, tensor: Tensor) -> Tensor:
+        layer, call = self._layers[i], self.calls[i]
+        self.calls[i] += 1
+        if layer.call is not None and call != layer.call:
+            return tensor
+        if not tensor.is_floating_point():
+            raise TypeError(
+                f"the layer {layer.name!r} carries {tensor.dtype} values, which have no "
+                "gradient; choose a layer with floating-point activations"
             )
-    return [held[i] for i in range(len(layers))]
+        counts = layer.call is not None or self.calls[i] >= self._expected[i]
+        if self._enable_grad and (counts or torch.is_grad_enabled()):
+            torch.set_grad_enabled(True)
+            if not tensor.requires_grad:
+                tensor = tensor.detach().requires_grad_()
+        self._held[i] = tensor
+        # The copy goes on through the model: what follows may overwrite it in place.
+        return tensor.clone()
+
+    def all(self) -> list[Tensor]:
+        """Returns each layer's tensor."""
+        for i, layer in enumerate(self._layers):
+            if i not in self._held:
+                raise ValueError(
+                    f"the layer {layer.name!r} was not seen in the forward pass; pass a module "
+                    "that the model calls (not one of another model, of a copy, of a scripted "
+                    "model, or one whose code is inlined by its parent)"
+                )
+        return [self._held[i] for i in range(len(self._layers))]
 
 
 @contextlib.contextmanager
 def _hooks(
-    layers: Sequence[HookedLayer], to_input: bool, *, enable_grad: bool
-) -> Iterator[dict[int, Tensor]]:
+    layers: Sequence[HookedLayer], to_input: bool, keep: Callable[[int, Tensor], Tensor]
+) -> Iterator[None]:
     """Hooks the layers for the calling thread alone, and releases them whatever happens."""
     owner = threading.get_ident()
-    held: dict[int, Tensor] = {}
-
-    def keep(i: int, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            raise TypeError(
-                f"the layer {layers[i].name!r} carries {tensor.dtype} values, which have no "
-                "gradient; choose a layer with floating-point activations"
-            )
-        if enable_grad:
-            torch.set_grad_enabled(True)
-            if not tensor.requires_grad:
-                tensor = tensor.detach().requires_grad_()
-        held[i] = tensor
-        # The copy goes on through the model: what follows may overwrite it in place.
-        return tensor.clone()
 
     def on_input(i: int) -> Callable[..., Any]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -365,7 +274,7 @@ def _hooks(
                     if to_input
                     else layer.module.register_forward_hook(on_output(i))
                 )
-        yield held
+        yield
     finally:
         with registration:
             for handle in handles:

@@ -26,15 +26,8 @@ from captum_excon.attr._captum import (
     format_inputs,
     quadrature,
 )
-from captum_excon.attr._capture import (
-    Capture,
-    HookedLayer,
-    Layer,
-    LayerChoice,
-    Reshape,
-    capture,
-    listed,
-)
+from captum_excon.attr._capture import Capture, HookedLayer, Reshape, capture
+from captum_excon.attr._layers import Layer, LayerChoice, listed
 from captum_excon.attr._masks import warn_of_empty, weighted_sum
 from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import Readout, progress_bar
@@ -182,7 +175,7 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
                 attribute_to_layer_input,
                 grad_kwargs,
             )
-            references = path.references(internal_batch_size, one=not subtract_baseline)
+            references, calls = path.references(internal_batch_size, one=not subtract_baseline)
             device, dtype = references[0].device, references[0].dtype
             alphas, weights = torch.tensor([nodes, widths], dtype=dtype, device=device)
             readouts = [Readout(t, "identity") for t in targets]
@@ -196,7 +189,7 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
             def step(first: int, last: int) -> None:
                 row = torch.arange(first, last, device=device)
                 at, node = row // n_steps, row % n_steps
-                found = path.capture(at, alphas[node], readouts)
+                found = path.capture(at, alphas[node], readouts, calls)
                 terms = []
                 for maps, slopes, start in zip(found.maps, found.weights, references, strict=True):
                     maps = maps.to(dtype)
@@ -255,7 +248,13 @@ class _Path:
     to_input: bool
     grad_kwargs: dict[str, Any] | None
 
-    def capture(self, at: Tensor, alpha: Tensor, readouts: Sequence[Readout]) -> Capture:
+    def capture(
+        self,
+        at: Tensor,
+        alpha: Tensor,
+        readouts: Sequence[Readout],
+        calls: Sequence[int] | None = None,
+    ) -> Capture:
         """The hooked pass at the points ``alpha`` of the images ``at``, both (R,)."""
         points = tuple(
             torch.lerp(
@@ -273,25 +272,26 @@ class _Path:
             [functools.partial(readout.differentiable, image=at) for readout in readouts],
             to_input=self.to_input,
             grad_kwargs=self.grad_kwargs,
+            calls=calls,
         )
 
-    def references(self, batch_size: int | None, *, one: bool) -> list[Tensor]:
-        """The layers' activations at the baselines, in float32 or wider.
+    def references(self, batch_size: int | None, *, one: bool) -> tuple[list[Tensor], list[int]]:
+        """The layers' activations at the baselines, in float32 or wider, and their calls.
 
         One row serves all images, unless they start apart or have arguments of their own. Where
         nothing is subtracted, ``one`` row tells the maps' shape.
         """
         alike = all(len(b) == 1 for b in self.starts)
         one = one or (alike and not any(self.args.per_image))
-        parts: list[list[Tensor]] = []
+        parts: list[Capture] = []
 
         def step(first: int, last: int) -> None:
             at = torch.arange(first, last, device=self.images[0].device)
-            parts.append(self.capture(at, at.new_zeros(len(at)), []).maps)
+            parts.append(self.capture(at, at.new_zeros(len(at)), []))
 
         run_in_batches(1 if one else len(self.images[0]), step, self.images, batch_size)
-        maps = [torch.cat(layer) for layer in zip(*parts, strict=True)]
-        return [m.to(torch.promote_types(m.dtype, torch.float32)) for m in maps]
+        maps = [torch.cat(layer) for layer in zip(*(part.maps for part in parts), strict=True)]
+        return [m.to(torch.promote_types(m.dtype, torch.float32)) for m in maps], parts[0].calls
 
 
 def _grad_cam(slopes: Tensor, maps: Tensor, over_channels: bool) -> Tensor:

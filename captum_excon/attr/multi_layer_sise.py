@@ -11,8 +11,9 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc, Inputs, Target
-from captum_excon.attr._capture import Layer, LayerChoice, Reshape, capture
+from captum_excon.attr._capture import Reshape, capture
 from captum_excon.attr._layer_maps import gradient_maps, scored_maps
+from captum_excon.attr._layers import Layer, LayerChoice
 from captum_excon.attr._mask_attribution import (
     Maps,
     MaskAttribution,

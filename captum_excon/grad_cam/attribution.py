@@ -22,7 +22,8 @@ from captum_excon.attr._captum import (
     format_args,
     format_inputs,
 )
-from captum_excon.attr._capture import HookedLayer, Layer, LayerChoice, Reshape, listed
+from captum_excon.attr._capture import HookedLayer, Reshape
+from captum_excon.attr._layers import Layer, LayerChoice, listed
 from captum_excon.attr._masks import resize
 from captum_excon.grad_cam._call import CamCall, is_subclass
 from captum_excon.layers import unwrap
@@ -197,6 +198,11 @@ class GradCamAttribution(LayerAttribution):
             show_progress,
         )
         layers = [] if self._layers is None else self._layers((images,), args)
+        if any(layer.call is not None for layer in layers):
+            raise ValueError(
+                "grad-cam sees the last call of a layer, which works on another image; explain "
+                "that one, or use IntegratedGradCAM"
+            )
         groups = [layers] if output == "scaled" or not layers else [[layer] for layer in layers]
         maps = [self._maps(call, group, images, target, args) for group in groups]
         if output != "layer":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from captum.attr import NoiseTunnel
-from helpers.toys import METHODS, ConvNet, WithArguments, images
+from helpers.toys import LAYERED, METHODS, ConvNet, WithArguments, images
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +16,7 @@ from captum_excon.attr import AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSI
 from captum_excon.attr._batching import run_in_batches
 from captum_excon.attr._masks import FeatureMasks
 from captum_excon.attr._modes import preserved_state
+from captum_excon.grad_cam import GradCamAttribution
 from captum_excon.targets import callable_targets
 
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -266,3 +267,91 @@ def test_integrated_grad_cam_warns_of_maps_that_are_all_zero() -> None:
     assert [warning.filename for warning in caught] == [__file__]
     signed = {"relu_attributions": False, "n_steps": 2}
     assert IntegratedGradCAM(ConvNet(), "body").attribute(inputs, target=1, **signed).any()
+
+
+# Modules that are called several times
+
+
+class Siamese(nn.Module):
+    """Compares two images, each of which goes through `encoder`, or the second through `other`."""
+
+    def __init__(self, *, shared: bool = True) -> None:
+        super().__init__()
+        self.encoder, self.relu = ConvNet().stem[0], nn.ReLU()
+        self.other = self.encoder if shared else copy.deepcopy(self.encoder)
+        self.head = nn.Linear(5, 2, bias=False)
+        nn.init.normal_(self.head.weight, generator=torch.Generator().manual_seed(0))
+        self.eval()
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        difference = self.relu(self.encoder(x) + 1) - self.relu(self.other(y) + 1)
+        return self.head(self.relu(difference).mean((2, 3)))
+
+
+every_layered_method = pytest.mark.parametrize("method", [METHODS[n] for n in LAYERED], ids=LAYERED)
+
+
+@pytest.mark.filterwarnings("ignore:.*all zero:UserWarning")
+@every_layered_method
+def test_an_encoder_that_sees_each_input_by_itself_masks_no_other(method: Any) -> None:
+    x, y = images(2, 1, 12, 10), images(2, 1, 12, 10, seed=3)
+    model = Siamese()
+    with pytest.raises(ValueError, match="one input at a time"):
+        method(model, (x, y), layers=["encoder"], target=1)
+    # As the error says: one input at a time, whose own call then counts.
+    maps = method(model, x, layers=["encoder"], additional_forward_args=y, target=1)
+    apart = Siamese(shared=False)
+    expected = method(apart, x, layers=["encoder"], additional_forward_args=y, target=1)
+    torch.testing.assert_close(maps, expected)
+    last = method(model, (x, y), layers=["relu"], target=1)
+    assert all(m.isfinite().all() for m in last)
+
+
+def test_a_bridge_that_sees_the_last_call_only_refuses_another() -> None:
+    grad_cam = pytest.importorskip("pytorch_grad_cam")
+    x, y = images(2, 1, 12, 10), images(2, 1, 12, 10, seed=3)
+    cam = GradCamAttribution(grad_cam.GradCAM, Siamese(), "encoder")
+    with pytest.raises(ValueError, match="last call"):
+        cam.attribute(x, target=1, additional_forward_args=y)
+
+
+class Twice(nn.Module):
+    """One activation behind a large stem and behind the head, as in EfficientNet-Lite0."""
+
+    calls_in_stem = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 4, 3, padding=1)
+        self.act, self.out = nn.ReLU(), nn.Linear(4, 3)
+        self.recorded: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.act(x) if self.calls_in_stem else x.relu()
+        x = self.head(x)
+        self.recorded.append(x.requires_grad)
+        return self.out(self.act(x).mean((2, 3)))
+
+
+def test_gradients_are_recorded_from_the_call_that_counts() -> None:
+    model, inputs = Twice().eval(), images(2, 1, 12, 10)
+    attribution = IntegratedGradCAM(model, "act")
+    twice = attribution.attribute(inputs, target=1, n_steps=3)
+    assert not any(model.recorded)
+    model.calls_in_stem = False
+    torch.testing.assert_close(attribution.attribute(inputs, target=1, n_steps=3), twice)
+
+
+def test_a_layer_that_is_called_less_often_than_before_is_still_differentiated() -> None:
+    class Fickle(Twice):
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls_in_stem = not bool(x.any())  # twice at the black baseline alone
+            return super().forward(x)
+
+    model, inputs = Fickle().eval(), images(2, 1, 12, 10)
+    maps = IntegratedGradCAM(model, "act").attribute(inputs, target=1, n_steps=3)
+    steady = Twice().eval()
+    steady.load_state_dict(model.state_dict())
+    expected = IntegratedGradCAM(steady, "act").attribute(inputs, target=1, n_steps=3)
+    torch.testing.assert_close(maps, expected)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from captum_excon import select_layers
 from captum_excon.attr._captum import format_args
-from captum_excon.attr._capture import LayerChoice
+from captum_excon.attr._layers import LayerChoice
 from captum_excon.metrics import drop_increase
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all zero:UserWarning")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from captum_excon._messages import close_names
 from captum_excon.attr import attribution_methods
-from captum_excon.attr._capture import LayerChoice, resolve_layers
+from captum_excon.attr._layers import LayerChoice, resolve_layers
 from captum_excon.transforms._undisturbed import Explainer
 
 

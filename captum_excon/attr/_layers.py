@@ -1,0 +1,229 @@
+"""The layers of a method: as they are given, or as they are chosen for the inputs."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_excon.attr._captum import ForwardArgs, ForwardFunc, run_forward
+from captum_excon.attr._capture import HookedLayer, Reshape
+from captum_excon.attr._modes import eager
+from captum_excon.layers import SelectedLayer, channels_last_to_first, select_layers, unwrap
+from captum_excon.layers._trace import registration, row_counts
+
+logger = logging.getLogger(__name__)
+
+Layer = nn.Module | str | SelectedLayer
+_NO_ARGS = ForwardArgs()
+
+
+def resolve_layers(
+    forward_func: ForwardFunc, layers: Sequence[Layer], reshape: Reshape | None
+) -> list[HookedLayer]:
+    """Looks up layers given by module, by name, or as `select_layers` returns them."""
+    model = unwrap(forward_func) if isinstance(forward_func, nn.Module) else None
+    if not layers:
+        raise ValueError("layers is empty; pass at least one module, or None to let them be chosen")
+    names = {} if model is None else {module: name for name, module in model.named_modules()}
+    resolved = []
+    for layer in layers:
+        if isinstance(model, torch.jit.ScriptModule) or isinstance(layer, torch.jit.ScriptModule):
+            raise ValueError(
+                "the layers of a scripted model cannot be observed; pass the original module, or "
+                "use RISE, which needs no layer"
+            )
+        if isinstance(layer, str):
+            if model is None:
+                raise ValueError(
+                    f"the layer {layer!r} cannot be looked up by name because forward_func is no "
+                    "torch.nn.Module; pass the module itself"
+                )
+            try:
+                layer = model.get_submodule(layer)
+            except AttributeError as error:
+                raise ValueError(
+                    f"{error}; captum_excon.select_layers(model, inputs) lists good layers"
+                ) from None
+        elif isinstance(layer, SelectedLayer):
+            resolved.append(_from_selection(layer, reshape))
+            continue
+        elif not isinstance(layer, nn.Module):
+            raise TypeError(
+                f"a layer must be a torch.nn.Module or its name, but found {type(layer).__name__}"
+            )
+        layer = unwrap(layer)
+        resolved.append(HookedLayer(layer, names.get(layer) or type(layer).__name__, reshape))
+    return resolved
+
+
+def listed(layers: Layer | Iterable[Layer]) -> list[Layer]:
+    """Returns the layers as a list: a module is one layer, also an `nn.Sequential` of several."""
+    if isinstance(layers, nn.ModuleList) or (
+        isinstance(layers, Iterable) and not isinstance(layers, (nn.Module, str))
+    ):
+        return list(layers)
+    return [layers]
+
+
+class LayerChoice:
+    """The layers of a method: those it was given, or those chosen for the inputs it meets.
+
+    The choice depends on the inputs' shape (a small image loses a block), so it is made once for
+    each; see `captum_excon.select_layers`.
+    """
+
+    def __init__(
+        self,
+        forward_func: ForwardFunc,
+        layers: Layer | Iterable[Layer] | None,
+        reshape: Reshape | None,
+        *,
+        deepest: bool = False,
+    ) -> None:
+        self._forward_func = forward_func
+        self._reshape = reshape
+        self._deepest = deepest
+        self._given = (
+            None if layers is None else resolve_layers(forward_func, listed(layers), reshape)
+        )
+        self._settled: dict[tuple[torch.Size, ...], list[HookedLayer]] = {}
+
+    def __call__(
+        self, inputs: tuple[Tensor, ...], args: ForwardArgs = _NO_ARGS
+    ) -> list[HookedLayer]:
+        """Returns the layers for these inputs, the deepest alone where one is wanted."""
+        key = tuple(x.shape[1:] for x in inputs)
+        if key not in self._settled:
+            layers = self._choose(inputs, args) if self._given is None else self._given
+            self._settled[key] = _with_own_calls(self._forward_func, layers, inputs, args)
+        return self._settled[key]
+
+    def _choose(self, inputs: tuple[Tensor, ...], args: ForwardArgs) -> list[HookedLayer]:
+        if not isinstance(self._forward_func, nn.Module):
+            raise ValueError(
+                "layers can only be chosen for a torch.nn.Module, and forward_func is a "
+                f"{type(self._forward_func).__name__}; pass the layers"
+            )
+        inputs, args = _unambiguous(inputs, args)
+        with eager():
+            selected = select_layers(
+                self._forward_func, inputs, args.values, reshape_transform=self._reshape
+            )
+        selected = selected[-1:] if self._deepest else selected
+        logger.info("layers: %s", ", ".join(layer.name for layer in selected))
+        return [_from_selection(layer, self._reshape) for layer in selected]
+
+
+def _unambiguous(
+    inputs: tuple[Tensor, ...], args: ForwardArgs
+) -> tuple[tuple[Tensor, ...], ForwardArgs]:
+    """Returns the first rows, not as many as a shared tensor has: `select_layers` would cut it."""
+    shared = {
+        len(value)
+        for value, rowwise in zip(args.values, args.per_image, strict=True)
+        if not rowwise and isinstance(value, Tensor) and value.dim() > 0
+    }
+    rows = next((n for n in range(len(inputs[0]), 0, -1) if n not in shared), len(inputs[0]))
+    at = torch.arange(rows, device=inputs[0].device)
+    return tuple(x[:rows] for x in inputs), args.take(at)
+
+
+def _from_selection(layer: SelectedLayer, reshape: Reshape | None) -> HookedLayer:
+    if reshape is None and layer.channels_last:
+        reshape = channels_last_to_first
+    return HookedLayer(layer.module, layer.name, reshape)
+
+
+def _with_own_calls(
+    forward_func: ForwardFunc,
+    layers: list[HookedLayer],
+    inputs: tuple[Tensor, ...],
+    args: ForwardArgs,
+) -> list[HookedLayer]:
+    """Finds, of layers that are called for several images one by one, the inputs' call.
+
+    A siamese network sends each of two images through one encoder; where the second is an
+    additional argument, the last call is not that of the inputs.
+
+    Raises:
+        ValueError: The inputs themselves have different calls.
+    """
+    if len(inputs) == 1 and not any(isinstance(a, Tensor) and a.dim() > 2 for a in args.values):
+        return layers
+    chosen = []
+    for layer, calls in zip(
+        layers, _inputs_of_calls(forward_func, layers, inputs, args), strict=True
+    ):
+        last = max((i for i, found in enumerate(calls) if found), default=None)
+        if last is not None and calls[last] != set().union(*calls):
+            raise ValueError(
+                f"the layer {layer.name!r} is called for each of the inputs by itself, so that the "
+                "map of one would stand for all; explain one input at a time, with the others as "
+                "additional_forward_args, or choose a layer that works on all of them"
+            )
+        chosen.append(layer if last == len(calls) - 1 else replace(layer, call=last))
+    return chosen
+
+
+def _inputs_of_calls(
+    forward_func: ForwardFunc,
+    layers: list[HookedLayer],
+    inputs: tuple[Tensor, ...],
+    args: ForwardArgs,
+) -> list[list[set[int]]]:
+    """Returns for each call of each layer which inputs its output depends on."""
+    model = unwrap(forward_func) if isinstance(forward_func, nn.Module) else forward_func
+    rows = len(inputs[0])
+    tries = row_counts(model, rows, layers[0].reshape) if isinstance(model, nn.Module) else [0, 1]
+    found: list[list[set[int]]] = []
+    for count in tries:
+        found = [[] for _ in layers]
+        at = torch.arange(count, device=inputs[0].device)
+        with ExitStack() as stack:
+            stack.enter_context(eager())
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            leaves = [x[:count].clone().requires_grad_() for x in inputs]
+            hook = functools.partial(_note_inputs, leaves, threading.get_ident())
+            with registration:
+                for layer, calls in zip(layers, found, strict=True):
+                    handle = layer.module.register_forward_hook(functools.partial(hook, calls))
+                    stack.callback(handle.remove)
+            try:
+                # The model may write to its inputs, which leaves forbid.
+                run_forward(model, tuple(x.clone() for x in leaves), args.take(at).values)
+            except Exception:
+                # Many models take no empty batch.
+                if count > 0 or rows == 0:
+                    raise
+                continue
+        break
+    return found
+
+
+def _note_inputs(
+    leaves: list[Tensor],
+    owner: int,
+    calls: list[set[int]],
+    module: nn.Module,
+    args: Any,
+    output: Any,
+) -> None:
+    if threading.get_ident() != owner:
+        return
+    outputs = output if isinstance(output, (tuple, list)) else [output]
+    tensors = [t for t in outputs if isinstance(t, Tensor) and t.requires_grad]
+    grads: Sequence[Tensor | None] = ()
+    if tensors:
+        grads = torch.autograd.grad(
+            [t.sum() for t in tensors], leaves, allow_unused=True, retain_graph=True
+        )
+    calls.append({i for i, grad in enumerate(grads) if grad is not None})
