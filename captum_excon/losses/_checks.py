@@ -1,4 +1,4 @@
-"""What both losses ask of their arguments."""
+"""Checks of arguments that the losses share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Widens half precision, in which exponentials of logits lose their digits."""
+    """Widens half precision, in which exponentials of logits are inaccurate."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -19,6 +19,6 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_integers(name: str, tensor: Tensor) -> None:
-    """Raises TypeError for anything that cannot be labels."""
+    """Raises TypeError unless the tensor holds integers."""
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"{name} must be integers, but found {tensor.dtype}")

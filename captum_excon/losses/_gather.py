@@ -1,4 +1,4 @@
-"""Tensors of all processes, with gradients back to each."""
+"""Gathers tensors of all processes, with gradients."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """The number of processes of the default group; 1 without one."""
+    """Returns the number of processes of the default group; 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather_rows(*tensors: Tensor) -> tuple[tuple[Tensor, ...], Tensor, int]:
-    """Concatenates the rows of all processes; numbers of rows may differ.
+    """Concatenates the rows of all processes, whose numbers may differ, in the order of ranks.
 
-    Each process's rows are padded with zeros to the largest number, and stand in the order of the
-    ranks. The numbers of rows are exchanged through the host; that is the one synchronisation.
+    Each process's rows are padded with zeros to the largest number. The numbers of rows are
+    exchanged through the host, which is the only synchronisation.
 
     Args:
-        tensors: At least one tensor with the same number of rows as the others; the first dimension
-            alone may differ between processes. Gradients flow back to floating-point tensors:
-            each process gets the sum of all processes' gradients for its own rows.
+        tensors: Tensors with equally many rows; only the first dimension may differ between
+            processes. Gradients flow back to floating-point tensors: each process gets the sum of
+            all processes' gradients for its own rows.
 
     Returns:
-        The gathered tensors, which rows are no padding (bool), and the index of this process's
+        The gathered tensors, which rows are not padding (bool), and the index of this process's
         first row.
     """
     rows = torch.tensor([len(tensors[0])], device=tensors[0].device)
@@ -43,15 +43,15 @@ def gather_rows(*tensors: Tensor) -> tuple[tuple[Tensor, ...], Tensor, int]:
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """The sum over the default group, without gradients."""
+    """Returns the sum over the default group, without gradients."""
     value = value.detach().clone()
     dist.all_reduce(value)
     return value
 
 
 def _gather_padded(tensor: Tensor, rows: int) -> Tensor:
-    # Padding counts from the last dimension; NCCL and gloo want contiguous memory, and no bool
-    # everywhere.
+    # F.pad counts from the last dimension. NCCL and gloo need contiguous memory, and not every
+    # backend takes bool.
     wire = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
     padding = [0, 0] * (tensor.dim() - 1) + [0, rows - len(tensor)]
     padded = F.pad(wire, padding).contiguous()
@@ -67,7 +67,7 @@ def _all_gather(tensor: Tensor) -> list[Tensor]:
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenation over ranks; backwards the sum over ranks, cut to the own rows."""
+    """Concatenates over ranks; backwards sums over ranks and takes this rank's rows."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

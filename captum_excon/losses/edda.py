@@ -22,28 +22,28 @@ def drop_loss(
     margin: float = 0.0,
     multilabel: bool = False,
 ) -> Tensor:
-    """EDDA's loss for images whose salient region was occluded, one value per image.
+    """Computes EDDA's loss of images whose salient region was occluded, one value per image.
 
-    That occlusion should lower the confidence is the paper's; the four forms are ours.
+    The idea that occlusion should lower the confidence is the paper's; the four forms are ours.
 
     Reference: *EDDA: Explanation-driven Data Augmentation to Improve Explanation Faithfulness*,
     https://arxiv.org/abs/2105.14162.
 
     Args:
-        kind: ``uniform``, ``background``, ``hinge`` or ``suppress``; see the functions of these
+        kind: ``uniform``, ``background``, ``hinge`` or ``suppress``; see the functions with these
             names (`uniform_drop_loss`, ...).
         dropped_logits: (N, C) logits of the occluded images; (N, C + 1) for ``background``.
         classes: (N,) integers: the class that was explained.
-        logits: (N, C) logits of the images as they were; for ``hinge``, and not read otherwise.
-        margin: For ``hinge``.
-        multilabel: Probabilities are sigmoids; for ``hinge`` and ``suppress``.
+        logits: (N, C) logits of the images before occlusion; only used by ``hinge``.
+        margin: The hinge's margin; only used by ``hinge``.
+        multilabel: Use sigmoid probabilities; only for ``hinge`` and ``suppress``.
 
     Returns:
         (N,) losses, at least float32.
 
     Raises:
         ValueError: ``kind`` is unknown, a shape is wrong, ``logits`` is missing, or ``multilabel``
-            is asked of a kind that is about a softmax.
+            is combined with a kind that needs a softmax.
 
     Example:
         >>> import torch
@@ -55,7 +55,7 @@ def drop_loss(
     check_choice("kind", kind, get_args(EDDA_DROP))
     if multilabel and kind in ("uniform", "background"):
         raise ValueError(
-            f"the drop loss {kind!r} is about a softmax over the classes; with multilabel=True use "
+            f"the drop loss {kind!r} needs a softmax over the classes; with multilabel=True use "
             "'hinge' or 'suppress'"
         )
     if kind == "uniform":
@@ -65,14 +65,14 @@ def drop_loss(
     if kind == "suppress":
         return suppress_drop_loss(dropped_logits, classes, multilabel=multilabel)
     if logits is None:
-        raise ValueError("the drop loss 'hinge' compares with the whole images: pass logits=")
+        raise ValueError("the drop loss 'hinge' compares with the unoccluded images: pass logits=")
     return hinge_drop_loss(dropped_logits, logits, classes, margin=margin, multilabel=multilabel)
 
 
 def uniform_drop_loss(dropped_logits: Tensor) -> Tensor:
     r"""Cross-entropy to the uniform distribution: :math:`-\frac1C \sum_k \log p_k`; (N, C) -> (N,).
 
-    Its least value is :math:`\log C`, for equal logits.
+    Its minimum is :math:`\log C`, for equal logits.
     """
     _check_logits(dropped_logits)
     return -at_least_float32(dropped_logits).log_softmax(1).mean(1)
@@ -81,7 +81,7 @@ def uniform_drop_loss(dropped_logits: Tensor) -> Tensor:
 def background_drop_loss(dropped_logits: Tensor) -> Tensor:
     r"""Cross-entropy to the last class, :math:`-\log p_C`; (N, C + 1) -> (N,).
 
-    The head has one more output than there are classes; evaluation uses the first C.
+    The head has one output more than there are classes; evaluation uses the first C.
     """
     _check_logits(dropped_logits)
     return -at_least_float32(dropped_logits).log_softmax(1)[:, -1]
@@ -111,8 +111,8 @@ def suppress_drop_loss(
 ) -> Tensor:
     r""":math:`-\log(1 - p_c(x_{drop}))`; (N, C) -> (N,).
 
-    Finite for any finite logits: :math:`1 - p_c` is the sum of the other classes' probabilities,
-    or the sigmoid of the negative logit.
+    Finite for all finite logits, since :math:`1 - p_c` is computed as the sum of the other classes'
+    probabilities, or as the sigmoid of the negative logit.
     """
     _check_logits(dropped_logits, classes)
     scores = at_least_float32(dropped_logits)

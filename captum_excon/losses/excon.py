@@ -22,8 +22,8 @@ class ExConLoss(nn.Module):
     .. math:: L = \operatorname{mean}_i \frac{-1}{|P(i)|} \sum_{p \in P(i)}
         \log \frac{\exp(z_i \cdot z_p / T)}{\sum_{a \in A(i)} \exp(z_i \cdot z_a / T)}
 
-    A *background* is a masked image that the model no longer recognises; ``background`` says what
-    becomes of it:
+    A *background* is a masked image that the model no longer recognises. How it takes part depends
+    on ``background``:
 
     ==============  ===========================  ======================  =========================
     background      anchors                      positives               contrasts
@@ -34,8 +34,8 @@ class ExConLoss(nn.Module):
                                                  backgrounds are one
     ==============  ===========================  ======================  =========================
 
-    ``negatives`` is ExConB. A background stands in every view slot, so that two views count it
-    twice [the official code]. Without backgrounds all three are SupCon's :math:`L_{out}`.
+    ``negatives`` is ExConB. A background fills every view slot, so that two views count it twice
+    [as in the official code]. Without backgrounds all three are SupCon's :math:`L_{out}`.
 
     Anchors without a positive (a lone label seen once) are left out of the mean; without any
     anchor the loss is 0, with a graph [ours; the official code gives NaN]. The loss is computed in
@@ -55,7 +55,7 @@ class ExConLoss(nn.Module):
 
     Args:
         temperature: :math:`T`; ExCon uses 0.1.
-        background: What becomes of backgrounds.
+        background: How backgrounds take part.
         base_temperature: If given, the loss is multiplied by ``temperature / base_temperature``.
             The official code does so with 0.07, and its learning rate was chosen with it.
         gather_distributed: Contrast with the images of all processes.
@@ -99,9 +99,9 @@ class ExConLoss(nn.Module):
 
         Args:
             features: (N, V, D) floating point: V views of each image. Their length should be 1
-                (``torch.nn.functional.normalize(features, dim=-1)``); that is not checked, since
+                (``torch.nn.functional.normalize(features, dim=-1)``); this is not checked, since
                 a check would wait for the device.
-            labels: (N,) integers. A background's label is not read.
+            labels: (N,) integers. A background's label is ignored.
             is_background: (N,) bool; None for no backgrounds.
 
         Returns:
@@ -157,7 +157,7 @@ class ExConLoss(nn.Module):
         return loss
 
     def extra_repr(self) -> str:
-        """The options, for ``repr``."""
+        """Returns the options, for ``repr``."""
         return (
             f"temperature={self.temperature}, background={self.background!r}, "
             f"base_temperature={self.base_temperature}, "
@@ -170,7 +170,7 @@ def _by_view(views: int, *tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _check_batch(features: Tensor, labels: Tensor, is_background: Tensor | None) -> Tensor:
-    """Raises for arguments that do not fit; returns a mask in any case."""
+    """Checks the arguments, and returns a mask in any case."""
     if not features.is_floating_point():
         raise TypeError(f"features must be floating point, but found {features.dtype}")
     if features.dim() != 3:

@@ -1,4 +1,4 @@
-"""What the modules that augment a batch by explanations share."""
+"""The base of the modules that augment batches with explanations."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ExplainingModule(nn.Module):
             )
 
     def explain(self, images: Tensor, targets: Tensor, maps: Tensor | None) -> Tensor:
-        """Maps (N, 1, H, W) of the explainer, or ready-made ones; call it `undisturbed`."""
+        """Returns maps (N, 1, H, W), explained or ready-made; call it within `undisturbed`."""
         if maps is not None:
             size = (images.shape[-2], images.shape[-1])
             return to_maps(maps.to(images.device), len(images), size)
@@ -77,7 +77,7 @@ class ExplainingModule(nn.Module):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Returns the predicted classes, (N,) int64; call it `undisturbed`."""
+        """Returns the predicted classes, (N,) int64; call it within `undisturbed`."""
         if not len(images):
             return torch.zeros(0, dtype=torch.int64, device=images.device)
         predictions: Tensor = self.classifier(images).argmax(1)
@@ -85,7 +85,7 @@ class ExplainingModule(nn.Module):
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
-        """Covers the classifier and, where it is another one, the module that is explained."""
+        """Protects the classifier and, if it is another module, the one that is explained."""
         modules = [self.classifier]
         explained = explained_module(self.explainer)
         if explained is not None and explained is not self.classifier:

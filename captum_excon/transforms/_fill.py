@@ -1,4 +1,4 @@
-"""What occluded pixels become."""
+"""Values that replace occluded pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Fill: TypeAlias = float | Literal["mean", "blur", "noise"] | Callable[[Tensor], 
 
 
 def check_fill(fill: Fill) -> None:
-    """Raises ValueError where `fill_values` could not be called with this fill."""
+    """Raises ValueError for a fill that `fill_values` does not take."""
     named = isinstance(fill, str) and fill in ("mean", "blur", "noise")
     if not named and not isinstance(fill, int | float) and not callable(fill):
         raise ValueError(
@@ -25,7 +25,7 @@ def check_fill(fill: Fill) -> None:
 
 
 def fill_values(images: Tensor, fill: Fill, generator: torch.Generator | None = None) -> Tensor:
-    """Values to put in the place of each pixel.
+    """Returns the values that replace occluded pixels.
 
     Args:
         images: (N, C, H, W), normalised or not; integer images get rounded, clipped values.
@@ -33,12 +33,12 @@ def fill_values(images: Tensor, fill: Fill, generator: torch.Generator | None = 
             the dataset's mean colour. ``"mean"``: the image's own mean colour. ``"blur"``: the
             image after a Gaussian blur with a standard deviation of an eighth of its smaller side.
             ``"noise"``: normal with the mean and the standard deviation of the image's channel,
-            each pixel and channel its own. A function: its result for the images, of their shape
+            drawn for each pixel and channel. A function: its result for the images, of their shape
             or one that expands to it.
         generator: Where noise is drawn from; by default torch's own for the images' device.
 
     Returns:
-        Of the images' shape, dtype and device, perhaps expanded: not to be written to.
+        A tensor of the images' shape, dtype and device; it may be expanded, so do not write to it.
 
     Raises:
         ValueError: The fill is none of these, integer images cannot hold the number, or the
@@ -103,5 +103,5 @@ def _blur(images: Tensor) -> Tensor:
 
 
 def occlude(images: Tensor, where: Tensor, values: Tensor) -> Tensor:
-    """The images (N, C, H, W) with the values where the region (N, 1, H, W) is True."""
+    """Replaces images (N, C, H, W) by values where a region (N, 1, H, W) is True."""
     return torch.where(where, values, images)

@@ -1,4 +1,4 @@
-"""From saliency maps to regions: the salient pixels, and as many at a random place."""
+"""Turns saliency maps into regions: the salient pixels, or as many at random places."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Placement: TypeAlias = Literal["shift", "shuffle"]
 
 
 def check_region(threshold: float | None, keep_ratio: float | None) -> None:
-    """Raises ValueError where `salient_region` could not be called with these options."""
+    """Raises ValueError for options that `salient_region` does not take."""
     if keep_ratio is not None:
         if not 0 < keep_ratio < 1:
             raise ValueError(f"keep_ratio must lie between 0 and 1, but found {keep_ratio!r}")
@@ -34,7 +34,7 @@ def check_region(threshold: float | None, keep_ratio: float | None) -> None:
 
 
 def check_placement(placement: Placement) -> None:
-    """Raises ValueError where `displaced` could not be called with this placement."""
+    """Raises ValueError for a placement that `displaced` does not take."""
     if placement not in ("shift", "shuffle"):
         raise ValueError(f'placement must be "shift" or "shuffle", but found {placement!r}')
 
@@ -42,23 +42,23 @@ def check_placement(placement: Placement) -> None:
 def salient_region(
     maps: Tensor, threshold: float | None = 0.5, keep_ratio: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    r"""The salient pixels of each image.
+    r"""Selects the salient pixels of each image.
 
     With a threshold τ, as ExCon's official code does, those where the map, scaled to [0, 1], is
     strictly larger: :math:`(m - \min m) / (\max m - \min m) > \tau`. With a ratio q, those of the
-    round(q H W) largest values, of one at least; of equal values the first in reading order.
+    round(q H W) largest values, at least one; of equal values the first in reading order.
 
     Args:
         maps: (N, 1, H, W).
-        threshold: τ in [0, 1); not used where a ratio is given.
+        threshold: τ in [0, 1); ignored if a ratio is given.
         keep_ratio: q in (0, 1).
 
     Returns:
-        The region (N, 1, H, W) bool, and which maps say nothing, (N,) bool: those that are
-        constant up to rounding or have values that are not finite [ours]. Their region is empty.
+        The region (N, 1, H, W) bool, and which maps are unusable, (N,) bool: constant up to
+        rounding, or not finite [ours]. Their region is empty.
 
     Raises:
-        ValueError: If both options are None or one is out of range.
+        ValueError: Both options are None, or one is out of range.
 
     Example:
         >>> region, constant = salient_region(torch.tensor([[[[0.0, 1.0], [2.0, 4.0]]]]))
@@ -86,7 +86,7 @@ def _largest(values: Tensor, ratio: float) -> Tensor:
 def displaced(
     region: Tensor, placement: Placement, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Regions of the same areas at random places, drawn for each image anew.
+    """Moves regions to random places, drawn for each image anew, and keeps their areas.
 
     Args:
         region: (N, 1, H, W) bool.
@@ -95,10 +95,10 @@ def displaced(
         generator: Where places are drawn from; by default torch's own for the region's device.
 
     Returns:
-        (N, 1, H, W) bool, with as many True as before in each image.
+        (N, 1, H, W) bool, with as many True in each image as before.
 
     Raises:
-        ValueError: If `placement` is neither of the two.
+        ValueError: `placement` is neither of the two.
 
     Example:
         >>> region = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
@@ -119,12 +119,12 @@ def displaced(
 
 
 def kept_area(region: Tensor, constant: Tensor) -> Tensor:
-    """Mean share of pixels in the regions of maps that are not constant, a scalar; 0 if all are."""
+    """Returns the mean share of pixels in regions of usable maps, a scalar; 0 without any."""
     return region.flatten(1).float().mean(1).sum() / (~constant).sum().clamp(min=1)
 
 
 def mean_share(flags: Tensor) -> Tensor:
-    """Share of True among flags (N,), a scalar; 0 without any."""
+    """Returns the share of True among flags (N,), a scalar; 0 for an empty batch."""
     return flags.sum() / max(1, len(flags))
 
 

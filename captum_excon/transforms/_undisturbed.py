@@ -1,4 +1,4 @@
-"""Explanations in the middle of training: computed as if nothing had run."""
+"""Explains in the middle of training without leaving a trace."""
 
 from __future__ import annotations
 
@@ -30,28 +30,27 @@ def undisturbed(
     *,
     autocast_dtype: torch.dtype | None = None,
 ) -> Iterator[None]:
-    """Within it a module can be run at will; afterwards it is as if nothing had run.
+    """Lets a module run without a trace: on exit it is as if nothing had run.
 
-    Put back are each submodule's training flag, the buffers (batch norm's statistics), the
-    parameters' ``.grad`` and the random state of the CPU and of the module's CUDA devices. Nothing
-    waits for the device. Compiled code runs uncompiled within, so that hooks fire and no graph is
+    Restores each submodule's training flag, the buffers (batch norm's statistics), the parameters'
+    ``.grad``, and the random state of the CPU and of the module's CUDA devices. Nothing waits for
+    the device. Compiled code runs uncompiled within, so that hooks fire and no graph is
     compiled anew for the other mode; DistributedDataParallel neither broadcasts buffers nor expects
     a backward pass. An explainer that draws from torch's global random state draws the same again
     unless something else advances it; give it a seed of its own where that matters.
 
-    An autocast region around it does not reach in. Autocast keeps the weights that it has cast,
-    and where torch's release lets the training step reuse those that were cast without gradients,
-    the weights would silently get none.
+    A surrounding autocast region has no effect within. Autocast caches the weights it has cast, and
+    a training step that reused weights cast without gradients would silently train none of them.
 
     Args:
-        module: The module, perhaps wrapped. Of a plain function nothing is known but the random
-            state, which is put back: use a module where the model has modes or buffers.
-        mode: The mode within; ``"train"`` is what the official code of ExCon does.
-        autocast_dtype: Run under an autocast of its own, which keeps no weights; None for the
-            parameters' own precision.
+        module: The module, possibly wrapped. For a plain function only the random state is
+            restored: pass a module if the model has modes or buffers.
+        mode: The mode within; ExCon's official code uses ``"train"``.
+        autocast_dtype: Run under a separate autocast, which caches no weights; None for the
+            parameters' precision.
 
     Raises:
-        ValueError: If `mode` is neither of the two.
+        ValueError: `mode` is neither of the two.
 
     Example:
         >>> norm = nn.BatchNorm2d(3).train()
@@ -136,7 +135,7 @@ def _default_device() -> torch.device:
 
 
 def explained_module(explainer: Explainer) -> nn.Module | None:
-    """The module that an attribution explains, as far as it is one."""
+    """Returns the module that an attribution explains, or None if it explains a function."""
     forward_func = getattr(explainer, "forward_func", explainer)
     return forward_func if isinstance(forward_func, nn.Module) else None
 
@@ -144,12 +143,12 @@ def explained_module(explainer: Explainer) -> nn.Module | None:
 def explain(
     explainer: Explainer, images: Tensor, targets: Tensor, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """Saliency maps of a batch, at the images' size.
+    """Computes saliency maps of a batch, at the images' size.
 
     Args:
         explainer: A Captum attribution, whose ``attribute(images, target=targets)`` is called, or
-            a function of images and targets. It runs as it is: see `undisturbed`.
-        images: (N, C, H, W); not modified and not part of the result's graph. The explainer gets
+            a function of images and targets. Call it within `undisturbed`.
+        images: (N, C, H, W); not modified, and not part of the result's graph. The explainer gets
             a copy that requires gradients, so that frozen models can be explained.
         targets: The classes to explain, (N,) int64.
         size: Height and width of the maps; by default the images'.
@@ -203,7 +202,7 @@ def check_floating(images: Tensor) -> None:
 
 
 def _ordinary(tensor: Tensor) -> Tensor:
-    """A tensor that autograd takes, which those made in inference mode are not."""
+    """Copies tensors that were made in inference mode, which autograd does not take."""
     return tensor.clone() if tensor.is_inference() else tensor
 
 

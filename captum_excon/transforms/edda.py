@@ -1,4 +1,4 @@
-"""EDDA: copies of the images that keep, and that drop, what the prediction rests on."""
+"""EDDA: copies of images that keep or drop what the prediction relies on."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class EDDABatch(NamedTuple):
         targets: The labels as they were given.
         explained: The class that was explained, (N,) int64.
         region: What was kept and dropped, (N, 1, H, W) bool; empty for constant maps.
-        constant: Whose map said nothing, (N,) bool. Both copies are then the image as it is, and
-            a loss on `drop` must leave it out.
+        constant: Which maps are constant or not finite, (N,) bool. Both copies are then the
+            unchanged image, and a loss on `drop` must leave it out.
         correct: Where the classifier's prediction is the label, (N,) bool.
         statistics: Scalars on the device: ``correct_rate``; ``kept_area``, the regions' mean share
             of pixels, over maps that are not constant; ``constant_maps``, the number of those
@@ -52,7 +52,7 @@ class EDDABatch(NamedTuple):
 
 
 class EDDA(ExplainingModule):
-    r"""Occludes what a prediction rests on, and all but that.
+    r"""Occludes what a prediction relies on, and everything else.
 
     For the salient region S of the map of the predicted class:
     :math:`x_{keep} = \mathrm{fill}(x, \bar S)`, whose class should stay, and
@@ -63,9 +63,9 @@ class EDDA(ExplainingModule):
     With a `placement` the regions are moved at random, with the same areas and targets: the
     control that every claim about the explanations needs.
 
-    A call disturbs nothing, never waits for the device, and is made of one explanation and one
-    forward pass; the latter is saved where `logits` are given. Modules are not registered and
-    may be wrapped, as in `ExConViews`.
+    A call leaves no trace, never waits for the device, and costs one explanation and one forward
+    pass; the latter is skipped if `logits` are given. Modules are not registered and may be
+    wrapped, as in `ExConViews`.
 
     Reference: *EDDA: Explanation-driven Data Augmentation to Improve Explanation Faithfulness*,
     https://arxiv.org/abs/2105.14162.
@@ -138,9 +138,9 @@ class EDDA(ExplainingModule):
             labels: Class indices (N,). With ``target="predicted"`` also several classes for each
                 image, (N, classes) with 1 for those present; correct is then a prediction that is
                 among them.
-            maps: Ready-made maps (N, K, h, w), of any size and floating dtype, in place of those
-                of the explainer. They must be those of the class that `target` asks for.
-            logits: The classifier's outputs for the images, if they are known already.
+            maps: Ready-made maps (N, K, h, w), of any size and floating dtype, in place of the
+                explainer's. They must be maps of the class that `target` asks for.
+            logits: The classifier's outputs for the images, if they are already known.
 
         Returns:
             The copies with their targets, on the images' device.

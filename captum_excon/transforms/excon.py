@@ -1,4 +1,4 @@
-"""ExCon's views: images masked by their explanations, where the classifier still knows them."""
+"""ExCon's views: images masked by explanations, if the classifier still recognises them."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class ExConViews(ExplainingModule):
     explaining in evaluation mode: the official code explains and accepts in training mode, where a
     map depends on the other images of the batch (``explain_mode="train"``).
 
-    A call disturbs nothing (training flags, buffers, gradients, random state), is made of one
-    explanation and one forward pass, and never waits for the device, but for the one
-    size that ``background=True`` cannot do without. No module is registered: parameters appear
-    once in a state dict, and ``to`` moves nothing. Classifier and explainer may be wrapped by
+    A call leaves no trace (training flags, buffers, gradients, random state), costs one explanation
+    and one forward pass, and never waits for the device, except once with ``background=True`` for
+    the number of backgrounds. No module is registered: parameters appear once in a state dict, and
+    ``to`` moves nothing. Classifier and explainer may be wrapped by
     ``torch.compile`` or ``DistributedDataParallel``.
 
     Reference: Zhang et al., *ExCon: Explanation-driven Supervised Contrastive Learning for Image
@@ -119,8 +119,8 @@ class ExConViews(ExplainingModule):
             random1: A random augmentation of each, of the same shape.
             random2: Another.
             labels: (N,) of an integer dtype.
-            maps: Ready-made maps (N, K, h, w), of any size and floating dtype, in place of those
-                of the explainer.
+            maps: Ready-made maps (N, K, h, w), of any size and floating dtype, in place of the
+                explainer's.
 
         Returns:
             The views with their labels, on the images' device.

@@ -31,7 +31,7 @@ class ExplanationMask(v2.Transform):
     For a map with the salient region S, :math:`\mathrm{fill}(x, \bar S)` with ``keep="salient"``
     and :math:`\mathrm{fill}(x, S)` with ``keep="non_salient"``: each pixel is left by exactly one
     of the two. The region is ExCon's (see ``threshold``); ratio, other fills and the treatment of
-    maps that say nothing are ours.
+    unusable maps are ours.
 
     Maps come from one of two places:
 
@@ -63,6 +63,7 @@ class ExplanationMask(v2.Transform):
         generator: Where noise is drawn from; by default torch's own for the images' device.
 
     Raises:
+        TypeError: When called, images to explain are not floating point.
         ValueError: Options out of range; when called, a sample without image, map or labels.
 
     Example:

@@ -15,8 +15,8 @@ __all__ = ["RandomOcclusion"]
 class RandomOcclusion(ExplanationMask):
     """Occludes as many pixels as `ExplanationMask` would, but at random places.
 
-    What augmentation by explanations brings shows only against this: the same areas and labels
-    with regions that the explanation has not placed. The maps are needed for the areas alone.
+    The gain of augmentation with explanations shows only against this control: the same areas and
+    labels, with regions that no explanation has placed. Maps are used for the areas alone.
 
     Args:
         *args: As in `ExplanationMask`.

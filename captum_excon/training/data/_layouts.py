@@ -1,4 +1,4 @@
-"""What lies in a folder of images, or behind the name of one of torchvision's datasets."""
+"""Finds the parts of a folder of images, or of one of torchvision's datasets."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ Parts: TypeAlias = dict[str, Callable[[], Part]]
 
 
 def find_parts(source: str | os.PathLike[str], root: Path, download: bool) -> Parts:
-    """Finds the parts of a dataset, each read when it is called for.
+    """Finds the parts of a dataset, each of which is read on demand.
 
     Returns:
         ``{"all": ...}`` for a folder of classes alone, otherwise some of "train", "val", "test".
 
     Raises:
-        DataError: There is no such dataset, or its layout is not known.
+        DataError: There is no such dataset, or its layout is unknown.
     """
     name = os.fspath(source)
     if name in NAMED:
@@ -86,7 +86,7 @@ def find_parts(source: str | os.PathLike[str], root: Path, download: bool) -> Pa
 
 
 def folder_classes(folder: Path) -> tuple[str, ...]:
-    """The names of the sub-folders, sorted as torchvision's ``ImageFolder`` does."""
+    """Returns the names of the sub-folders, sorted as by torchvision's ``ImageFolder``."""
     return tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != "."))
 
 
@@ -113,7 +113,7 @@ def folder_part(folder: Path, class_names: tuple[str, ...] | None = None) -> Par
 
 
 def _file_part(folder: Path, samples: Iterable[tuple[str, int]], names: tuple[str, ...]) -> Part:
-    # "._cat.jpg" and the like are an operating system's notes beside the images.
+    # "._cat.jpg" and the like are metadata of an operating system.
     kept = [(file, n) for file, n in samples if not os.path.basename(file).startswith(".")]
     if not kept:
         raise DataError(f"{folder}: no images in it; looked for {', '.join(SUFFIXES)}")
@@ -124,7 +124,7 @@ def _file_part(folder: Path, samples: Iterable[tuple[str, int]], names: tuple[st
 
 
 def _tiny_imagenet_parts(path: Path) -> Parts:
-    # Not wnids.txt, which a copy of some of the images may not fit.
+    # Not from wnids.txt, which does not fit a copy of only some of the classes.
     table, train = path / "val" / "val_annotations.txt", path / "train"
     trained = folder_classes(train) if train.is_dir() else None
 
@@ -171,7 +171,7 @@ def _named_parts(name: str, root: Path, download: bool) -> Parts:
 
 
 def _as_rgb(data: Any) -> Pixels:
-    """(N, H, W), (N, 3, H, W) or (N, H, W, 3) to the last."""
+    """Converts (N, H, W), (N, 3, H, W) or (N, H, W, 3) to the last."""
     pixels = np.asarray(data)
     if pixels.ndim == 3:
         return np.repeat(pixels[..., None], 3, axis=3)

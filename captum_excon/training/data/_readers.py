@@ -22,36 +22,36 @@ from captum_excon.errors import UserError
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
-# Images for a thread at a time: handing over one costs as much as decoding a small one.
+# Images per task of a thread: handing over a task costs as much as decoding a small image.
 _CHUNK = 64
 
 
 class DataError(UserError):
-    """Data that cannot be used as they are; the message says what to mend."""
+    """Data that cannot be used as they are; the message names the remedy."""
 
 
 class CorruptImageError(DataError):
     """An image that cannot be read; the message names it."""
 
     def __init__(self, message: str) -> None:
-        # A loader's worker passes an error on as the text of its traceback, message last.
+        # A loader's worker passes an error on as the text of its traceback, with the message last.
         super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
 
 
 class Reader(Protocol):
-    """RGB images by number, each with a name that says where it came from."""
+    """RGB images by number, each with a name that tells its source."""
 
     def __len__(self) -> int:
-        """The number of images."""
+        """Returns the number of images."""
 
     def name(self, index: int) -> str:
-        """A path, or what else tells a user which image this is."""
+        """Returns a path, or another text that identifies the image."""
 
     def read(self, index: int) -> Image.Image:
-        """The image as RGB; raises CorruptImageError."""
+        """Returns the image as RGB; raises CorruptImageError."""
 
     def take(self, indices: Indices) -> Reader:
-        """The images of these numbers, in this order."""
+        """Returns the images with these numbers, in this order."""
 
 
 class FileReader:
@@ -59,7 +59,7 @@ class FileReader:
 
     Args:
         root: The folder.
-        files: Paths relative to it.
+        files: Paths relative to the folder.
     """
 
     def __init__(self, root: Path, files: Sequence[str] | npt.NDArray[np.bytes_]) -> None:
@@ -92,7 +92,7 @@ class ArrayReader:
 
     Args:
         pixels: (N, H, W, 3) uint8, which may lie on disk (``numpy.load(..., mmap_mode="r")``).
-        label: The name of the whole; an image's name adds its number.
+        label: The name of the array; an image's name adds its number.
         rows: The images' rows in ``pixels``, all by default.
     """
 
@@ -115,7 +115,7 @@ class ArrayReader:
 
 
 class MemoryReader:
-    """Decoded copies of images of any sizes, in one block.
+    """Decoded copies of images of any size, in one block of memory.
 
     The block is a tensor, since forked workers share its memory, and spawned ones too.
     """

@@ -16,14 +16,14 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corruptions(source: str | os.PathLike[str]) -> tuple[str, ...]:
-    """The names of the corruptions that a folder holds, sorted.
+    """Returns the names of the corruptions in a folder, sorted.
 
     Args:
         source: CIFAR-10-C's or CIFAR-100-C's folder (``<corruption>.npy`` and ``labels.npy``), or
             Tiny-ImageNet-C's (``<corruption>/<severity>/<class>/image``).
 
     Raises:
-        DataError: The folder holds none.
+        DataError: There are none.
     """
     path = _folder(source)
     if (path / "labels.npy").is_file():
@@ -60,7 +60,7 @@ def open_corrupted(
         The images of these classes; the others are left out.
 
     Raises:
-        DataError: The files are not there or do not fit together.
+        DataError: Files are missing or do not belong together.
         ValueError: The severity is out of range.
 
     References:

@@ -7,14 +7,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from torch.utils.data import Dataset
 
-from captum_excon._messages import close_names
 from captum_excon.training.data._layouts import LAYOUTS, Part, find_parts
 from captum_excon.training.data._readers import (
     CorruptImageError,
@@ -24,13 +22,17 @@ from captum_excon.training.data._readers import (
     decode_all,
     decoded_bytes,
 )
+from captum_excon.training.data._subsets import (
+    held_out,
+    limit_per_class,
+    select_classes,
+    select_rows,
+)
 from captum_excon.training.data.sampling import derive_seed
 
 __all__ = ["CorruptImageError", "DataError", "LabelledImages", "Split", "open_dataset"]
 
 Split = Literal["train", "val", "test"]
-
-Flags: TypeAlias = npt.NDArray[np.bool_]
 
 # CIFAR-100 decoded takes 150 MB, Tiny ImageNet 1.2 GB.
 CACHE_BELOW = 1.5 * 2**30
@@ -66,11 +68,11 @@ class LabelledImages(Dataset[tuple[Image.Image, int]]):
         return self.reader.read(index), int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """The file of an image, or what else tells where it came from."""
+        """Returns the file of an image, or another text that identifies it."""
         return self.reader.name(index)
 
     def take(self, indices: Sequence[int] | Indices) -> LabelledImages:
-        """The images of these numbers, in this order, with the same classes."""
+        """Returns the images with these numbers, in this order, with the same classes."""
         rows = np.asarray(indices, dtype=np.int64)
         return replace(self, reader=self.reader.take(rows), labels=self.labels[rows])
 
@@ -79,14 +81,14 @@ class LabelledImages(Dataset[tuple[Image.Image, int]]):
         cache_images: bool | Literal["auto"] = "auto",
         on_corrupt: Literal["raise", "skip"] = "raise",
     ) -> LabelledImages:
-        """The same images, decoded into memory and checked, as far as that is asked for.
+        """Returns the same images, decoded into memory or checked, as requested.
 
         Args:
             cache_images: Hold the decoded images in memory. "auto" does so if they are estimated
                 to take less than 1.5 GiB.
-            on_corrupt: "raise" leaves it to reading to fail. "skip" decodes all images once, with
-                a thread for each core, logs a warning that counts and names the unreadable ones,
-                and leaves them out.
+            on_corrupt: "raise" fails when such an image is read. "skip" decodes all images once,
+                with a thread for each core, logs a warning that counts and names the unreadable
+                ones, and leaves them out.
 
         Raises:
             CorruptImageError: While caching, an image cannot be read, and ``on_corrupt`` is
@@ -163,7 +165,7 @@ def open_dataset(
         per_class: At most so many images of each class, chosen as a split is. Of "train" and
             "val" together where one is split from the other.
         val_fraction: Share of the training images that is held out as "val".
-        seed: Of the choice of images.
+        seed: Seed of the choice of images.
 
     Raises:
         DataError: The folder, the split or its images are not there, or a class is not known.
@@ -185,9 +187,11 @@ def open_dataset(
     _check_options(split, classes, per_class, val_fraction)
     parts = find_parts(source, Path(root).expanduser(), download)
     if "all" in parts:
-        part = _select_classes(parts["all"](), source, classes)
-        test = _held_out(part, TEST_FRACTION, derive_seed(seed, 1))
-        part = _limit(_rows(part, test if split == "test" else ~test), per_class, seed)
+        part = select_classes(parts["all"](), source, classes)
+        test = held_out(part, TEST_FRACTION, derive_seed(seed, 1))
+        part = limit_per_class(
+            select_rows(part, test if split == "test" else ~test), per_class, seed
+        )
         complete = split == "test"
     else:
         complete = split == "test" or "val" in parts
@@ -197,10 +201,10 @@ def open_dataset(
                 f"{source}: it has {' and '.join(map(repr, sorted(parts)))} images alone, and none "
                 f"for {split!r}; expected {LAYOUTS}"
             )
-        part = _limit(_select_classes(parts[folder](), source, classes), per_class, seed)
+        part = limit_per_class(select_classes(parts[folder](), source, classes), per_class, seed)
     if not complete:
-        held_out = _held_out(part, val_fraction, seed)
-        part = _rows(part, held_out if split == "val" else ~held_out)
+        val = held_out(part, val_fraction, seed)
+        part = select_rows(part, val if split == "val" else ~val)
     _check_images(part, source, split)
     return LabelledImages(part.reader, part.labels, part.class_names)
 
@@ -216,65 +220,6 @@ def _check_options(
         raise ValueError(f"per_class must be at least 1, but found {per_class}")
     if not 0 <= val_fraction < 1:
         raise ValueError(f"val_fraction must be in [0, 1), but found {val_fraction}")
-
-
-def _select_classes(
-    part: Part, source: str | os.PathLike[str], classes: int | Sequence[str] | None
-) -> Part:
-    if classes is None:
-        return part
-    numbers = _class_numbers(part.class_names, classes, os.fspath(source))
-    new = np.full(len(part.class_names), -1, dtype=np.int64)
-    new[numbers] = np.arange(len(numbers))
-    labels = new[part.labels]
-    names = tuple(part.class_names[number] for number in numbers)
-    return _rows(replace(part, labels=labels, class_names=names), labels >= 0)
-
-
-def _limit(part: Part, per_class: int | None, seed: int) -> Part:
-    if per_class is None:
-        return part
-    return _rows(part, _ranks(part, derive_seed(seed, 2)) < per_class)
-
-
-def _class_numbers(names: Sequence[str], classes: int | Sequence[str], source: str) -> list[int]:
-    if isinstance(classes, int):
-        if classes > len(names):
-            raise DataError(f"{source}: {classes} classes were asked for, but it has {len(names)}")
-        return [number * len(names) // classes for number in range(classes)]
-    for name in classes:
-        if name not in names:
-            raise DataError(f"{source}: no class {name!r}{close_names(name, names)}")
-    if len(set(classes)) != len(classes) or not classes:
-        raise DataError(f"{source}: the list of classes is empty or names one of them twice")
-    return [names.index(name) for name in classes]
-
-
-def _ranks(part: Part, seed: int) -> Indices:
-    """The place of each image among those of its class, in an order drawn from the names."""
-    draws = np.array([derive_seed(seed, *os.fsencode(key)) for key in part.keys], dtype=np.int64)
-    order = np.lexsort((draws, part.labels))
-    starts = np.searchsorted(part.labels[order], np.arange(len(part.class_names)))
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[order] = np.arange(len(order)) - starts[part.labels[order]]
-    return ranks
-
-
-def _held_out(part: Part, fraction: float, seed: int) -> Flags:
-    counts = np.bincount(part.labels, minlength=len(part.class_names))
-    sizes = np.floor(fraction * counts + 0.5)
-    sizes = np.where((counts > 1) & (fraction > 0), np.clip(sizes, 1, counts - 1), 0)
-    return _ranks(part, seed) < sizes[part.labels]
-
-
-def _rows(part: Part, mask: Flags) -> Part:
-    rows = np.flatnonzero(mask)
-    return replace(
-        part,
-        reader=part.reader.take(rows),
-        labels=part.labels[rows],
-        keys=tuple(part.keys[row] for row in rows),
-    )
 
 
 def _check_images(part: Part, source: str | os.PathLike[str], split: str) -> None:

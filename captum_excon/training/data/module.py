@@ -7,22 +7,18 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from captum_excon.models.preprocessing import standard_view
 from captum_excon.training.data.datasets import LabelledImages, Split, open_dataset
 from captum_excon.training.data.sampling import EpochSampler
 from captum_excon.training.data.views import (
     Augmentation,
     ViewDataset,
+    channel_statistics,
     collate_views,
     random_view,
 )
-
-# Enough for three digits of the mean and the deviation.
-STATISTICS_IMAGES = 5000
 
 
 class ExplanationDataModule(L.LightningDataModule):
@@ -49,11 +45,11 @@ class ExplanationDataModule(L.LightningDataModule):
         image_size: H = W.
         views: "one" random view, or "excon" for two.
         batch_size: N for each process.
-        num_workers: Processes that load images, kept over epochs.
-        seed: Of order and views.
+        num_workers: Processes that load images; they live through all epochs.
+        seed: Seed of order and views.
         val_fraction: Share of the training images held out for validation; 0 for no validation.
-        split_seed: Of the choice of validation images, which so stay the same over runs of
-            different ``seed``.
+        split_seed: Seed of the choice of validation images, so that these stay the same for
+            different values of ``seed``.
         classes: As for `open_dataset`.
         per_class: At most so many images of each class for training and validation together.
         root: Where torchvision's datasets lie.
@@ -199,19 +195,7 @@ class ExplanationDataModule(L.LightningDataModule):
 
     def _measured(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if self._statistics is None:
-            images = self.images("train")
-            total, squares = np.zeros(3), np.zeros(3)
-            chosen = np.unique(
-                np.linspace(0, len(images) - 1, min(len(images), STATISTICS_IMAGES)).astype(int)
-            )
-            for index in chosen:
-                view = standard_view(images[int(index)][0], self.image_size)
-                pixels = np.asarray(view, dtype=np.float64).reshape(-1, 3) / 255
-                total += pixels.mean(0)
-                squares += (pixels**2).mean(0)
-            mean = total / len(chosen)
-            std = np.sqrt(np.maximum(squares / len(chosen) - mean**2, 1e-12))
-            self._statistics = tuple(mean.tolist()), tuple(std.tolist())
+            self._statistics = channel_statistics(self.images("train"), self.image_size)
         return self._statistics
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -1,4 +1,4 @@
-"""Which image comes when, and with which randomness, whatever the number of workers."""
+"""The order and the randomness of images, whatever the number of workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data import DistributedSampler
 
 
 def derive_seed(*parts: int) -> int:
-    """A seed of 63 bits that depends on all ``parts`` and on nothing else, on any machine.
+    """Derives a seed of 63 bits from ``parts`` alone, the same on every machine.
 
     Example:
         >>> derive_seed(0, 1, 2) == derive_seed(0, 1, 2) != derive_seed(0, 2, 1)
@@ -24,10 +24,10 @@ def derive_seed(*parts: int) -> int:
 
 @contextmanager
 def preserved_random_state() -> Iterator[torch.Generator]:
-    """Gives torch's global CPU generator to be seeded, and restores its state afterwards.
+    """Yields torch's global CPU generator, to be seeded, and restores its state afterwards.
 
-    What ``torch.random.fork_rng`` and ``torch.manual_seed`` do for all devices, in a fortieth of
-    their time: this runs once for each image.
+    This runs once for each image, and takes a fortieth of the time of ``torch.random.fork_rng`` and
+    ``torch.manual_seed``, which serve all devices.
     """
     state = torch.default_generator.get_state()
     try:
@@ -48,16 +48,16 @@ class EpochSampler(DistributedSampler[tuple[int, int]]):
     - With ``drop_last`` nothing is repeated: each rank has as many whole batches as all of them
       can fill.
     - With ``shuffle``, that is in training, a last batch of a single image is left out, since
-      batch norm cannot normalise one value a channel; it is kept if there is no other batch.
+      batch norm cannot normalise one value per channel; it is kept if it is the only batch.
 
     Lightning calls `set_epoch` before each epoch and, since this is a ``DistributedSampler``,
-    never replaces it by its own.
+    never replaces it.
 
     Args:
         length: The number of images.
-        batch_size: Images a batch and rank.
+        batch_size: Images per batch on each rank.
         shuffle: Draw a new order each epoch.
-        seed: Of the orders.
+        seed: Seed of the orders.
         drop_last: Leave out the last batch unless it is full.
         rank: Of this process.
         world_size: Number of processes.

@@ -1,4 +1,4 @@
-"""The views of each image that training sees, seeded image by image."""
+"""The views of each image for training, seeded image by image."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from captum_excon.training.data.datasets import LabelledImages
 from captum_excon.training.data.sampling import derive_seed, preserved_random_state
 
 Augmentation = Callable[[Image.Image], Image.Image]
+
+# Enough for three digits of the mean and the deviation.
+STATISTICS_IMAGES = 5000
 
 
 class Sample(NamedTuple):
@@ -62,8 +65,25 @@ class ViewBatch(NamedTuple):
         return view
 
 
+def channel_statistics(
+    images: LabelledImages, size: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Measures mean and standard deviation of each channel of the standard views, in [0, 1]."""
+    total, squares = np.zeros(3), np.zeros(3)
+    spread = np.linspace(0, len(images) - 1, min(len(images), STATISTICS_IMAGES))
+    chosen = np.unique(spread.astype(int))
+    for index in chosen:
+        view = standard_view(images[int(index)][0], size)
+        pixels = np.asarray(view, dtype=np.float64).reshape(-1, 3) / 255
+        total += pixels.mean(0)
+        squares += (pixels**2).mean(0)
+    mean = total / len(chosen)
+    std = np.sqrt(np.maximum(squares / len(chosen) - mean**2, 1e-12))
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
 def random_view(size: int) -> Augmentation:
-    """The official code's augmentation, of PIL images, which is the fastest at small sizes.
+    """Returns the official code's augmentation, on PIL images, which is fastest at small sizes.
 
     A random crop of 0.2 to 1 of the area, resized; a flip with probability 0.5; jitter of
     brightness, contrast and saturation by 0.4 and of hue by 0.1 with probability 0.8; gray with
@@ -87,16 +107,16 @@ def random_view(size: int) -> Augmentation:
 class ViewDataset(Dataset[Sample]):
     """Views of labelled images, by (epoch, index); an index alone is that of epoch 0.
 
-    What is random about view v of an image depends on (``seed``, epoch, index, v) only: torch's
-    global generator is seeded with these for the augmentation, and is afterwards as it was. So the
-    views do not depend on workers, on the order, nor on what was drawn before.
+    The randomness of view v of an image depends on (``seed``, epoch, index, v) only: torch's global
+    generator is seeded with these for the augmentation, and restored afterwards. So views depend
+    neither on workers, nor on the order, nor on earlier draws.
 
     Args:
         images: The images.
         image_size: Side of the square views.
         random_views: How many beside the standard one, 0 to 2.
-        augment: What makes a random view; it draws from torch's global generator.
-        seed: Of the random views.
+        augment: Makes a random view; it draws from torch's global generator.
+        seed: Seed of the random views.
 
     An item is a `Sample`; `collate_views` makes batches.
     """

@@ -1,27 +1,24 @@
-"""What a trained classifier can do: accuracy, explanations, attacks, calibration under shift."""
+"""Measures a trained classifier: accuracy, explanations, attacks, calibration under shift."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Protocol, cast
 
 import torch
-from captum.attr import Attribution
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from captum_excon.metrics import drop_increase
 from captum_excon.training.evaluation.calibration import ClassificationMetrics
-from captum_excon.training.evaluation.robustness import ATTACKS, PGD_STEPS, attacked
+from captum_excon.training.evaluation.explanations import ExplanationMetrics
+from captum_excon.training.evaluation.robustness import ATTACKS, attacked
+from captum_excon.training.evaluation.settings import Settings, subset
 from captum_excon.training.evaluation.shift import SEVERITIES, SHIFTS, shifted
-from captum_excon.transforms._undisturbed import Explainer, explain, undisturbed
+from captum_excon.transforms._undisturbed import Explainer, undisturbed
 
-__all__ = ["RANDOM", "Evaluable", "Settings", "evaluate", "evaluate_corrupted", "subset"]
-
-RANDOM = "random"
+__all__ = ["Evaluable", "Settings", "evaluate", "evaluate_corrupted", "subset"]
 
 
 class Evaluable(Protocol):
@@ -35,62 +32,6 @@ class Evaluable(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """From pixels in [0, 1] to logits (N, classes)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How the figures are measured.
-
-    Attributes:
-        limit: Explanations and attacks, which cost the most, are measured on so many test images,
-            those that `subset` names; None for all. Everything else is measured on all.
-        fraction: Share of the pixels that Drop and Increase keep; the papers' 0.15.
-        epsilons: Radii of the attacks, in gray levels of 1/255.
-        pgd_steps: Gradient steps of PGD.
-        seed: Decides the subset, PGD's starts, the noise and the random maps.
-
-    Raises:
-        ValueError: A setting is out of range.
-    """
-
-    limit: int | None = None
-    fraction: float = 0.15
-    epsilons: tuple[int, ...] = (1, 2, 4, 8)
-    pgd_steps: int = PGD_STEPS
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be positive or None, but found {self.limit}")
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"fraction must lie between 0 and 1, but found {self.fraction}")
-        if not self.epsilons or min(self.epsilons) <= 0:
-            raise ValueError(f"epsilons must be positive gray levels, but found {self.epsilons}")
-
-
-def subset(count: int, limit: int | None, seed: int = 0) -> Tensor:
-    """Names the images that explanations and attacks are measured on.
-
-    They depend on the three arguments alone, so that all models meet the same ones.
-
-    Args:
-        count: How many images there are.
-        limit: How many are taken, at most; None for all.
-        seed: Decides which.
-
-    Returns:
-        (count,) bool.
-
-    Example:
-        >>> subset(6, 3).sum()
-        tensor(3)
-        >>> subset(3, None)
-        tensor([True, True, True])
-    """
-    chosen = torch.zeros(count, dtype=torch.bool)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    chosen[order[:limit]] = True
-    return chosen
 
 
 def evaluate(
@@ -108,12 +49,12 @@ def evaluate(
     - For each explainer the Drop :math:`\max(0, p - o) / p` and the Increase :math:`[o > p]` of the
       predicted class's probability when all but the most salient pixels become 0 in normalised
       space, the mean colour (`captum_excon.metrics.drop_increase`). The control ``"random"`` keeps
-      as many pixels at random: a model that was trained on masked images bears *any* masking
-      better, and only what exceeds the control speaks for the explanations.
+      as many pixels at random: a model that was trained on masked images is more robust to *any*
+      masking, and only a difference from the control is evidence for the explanations.
     - Accuracy under `attacked`'s FGSM and PGD.
 
-    Nothing is selected by these figures. They do not depend on the batch size (on a GPU PGD's
-    starts do), and the module, its modes and the random state are left as they were.
+    The figures select nothing and do not depend on the batch size (except for PGD's starts on a
+    GPU). The module, its modes and the random state are left as they were.
 
     Args:
         module: The classifier, on the device to compute on.
@@ -136,8 +77,6 @@ def evaluate(
         ValueError: There are no images, or the module's outputs are not finite.
     """
     settings = settings or Settings()
-    if RANDOM in explainers:
-        raise ValueError(f"the explainer name {RANDOM!r} is taken by the control")
     run = _Run(module, explainers, settings)
     chosen = subset(len(cast(Sized, loader.dataset)), settings.limit, settings.seed)
     device = _device(module)
@@ -187,12 +126,11 @@ class _Run:
         self, module: Evaluable, explainers: Mapping[str, Explainer], settings: Settings
     ) -> None:
         self.module, self.settings = module, settings
-        self.explainers = {**explainers, RANDOM: _RandomMaps(settings.seed)}
+        self.explanations = ExplanationMetrics(explainers, settings.fraction, settings.seed)
         self.clean = ClassificationMetrics()
         self.shifts = {(shift, s): ClassificationMetrics() for shift in SHIFTS for s in SEVERITIES}
         self.hits: dict[tuple[str, int], list[Tensor]] = {("clean", 0): []}
         self.hits |= {(attack, e): [] for attack in ATTACKS for e in settings.epsilons}
-        self.scores: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in self.explainers}
         device = _device(module)
         # One for each, all with one seed: the same noise at every severity, and no figure changes
         # when another is left out.
@@ -212,7 +150,8 @@ class _Run:
         if chosen.any():
             predicted = logits.argmax(1)[chosen]
             self._attack(images[chosen], labels[chosen], predicted)
-            self._explain(images[chosen], predicted)
+            inputs = self.module.normalize(images[chosen])
+            self.explanations.update(self.module.explainable, inputs, predicted)
 
     def _attack(self, images: Tensor, labels: Tensor, predicted: Tensor) -> None:
         for (attack, epsilon), hits in self.hits.items():
@@ -230,19 +169,6 @@ class _Run:
                     predicted = self.module(perturbed).argmax(1)
             hits.append((predicted == labels).cpu())
 
-    def _explain(self, images: Tensor, predicted: Tensor) -> None:
-        inputs = self.module.normalize(images)
-        for name, explainer in self.explainers.items():
-            maps = explain(_bounded(explainer, len(images)), inputs, predicted)
-            scores = drop_increase(
-                self.module.explainable,
-                inputs,
-                maps,
-                fraction=self.settings.fraction,
-                target=predicted,
-            )
-            self.scores[name].append((scores.drop.cpu(), scores.increase.cpu()))
-
     def measured(self) -> int:
         return sum(map(len, self.hits["clean", 0]))
 
@@ -253,10 +179,7 @@ class _Run:
         return {
             "clean": clean,
             "reliability": self.clean.reliability(),
-            "explanations": {
-                name: _explanation_figures(*map(torch.cat, zip(*scores, strict=True)))
-                for name, scores in self.scores.items()
-            },
+            "explanations": self.explanations.compute(),
             "attacks": {
                 "epsilons": list(epsilons),
                 "clean": accuracy["clean", 0],
@@ -266,42 +189,6 @@ class _Run:
                 shift: [self.shifts[shift, s].compute() for s in SEVERITIES] for shift in SHIFTS
             },
         }
-
-
-def _explanation_figures(drop: Tensor, increase: Tensor) -> dict[str, float | None]:
-    defined = ~drop.isnan()
-    some = bool(defined.any())
-    return {
-        "drop": float(drop[defined].double().mean()) if some else None,
-        "increase": float(increase[defined].double().mean()) if some else None,
-        "undefined": float((~defined).double().mean()),
-    }
-
-
-class _RandomMaps:
-    """Maps (N, 1, H, W) of uniform noise, drawn image by image."""
-
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        maps = [torch.rand(1, *images.shape[2:], generator=self.generator) for _ in images]
-        return torch.stack(maps).to(images.device)
-
-
-def _bounded(explainer: Explainer, rows: int) -> Explainer:
-    """Keeps a method that repeats each image, as Integrated Gradients does, to small batches."""
-    if not isinstance(explainer, Attribution):
-        return explainer
-    attribute = explainer.attribute
-    if "internal_batch_size" not in inspect.signature(attribute).parameters:
-        return explainer
-
-    def explained(images: Tensor, targets: Tensor) -> Tensor:
-        found: Tensor = attribute(images, target=targets, internal_batch_size=max(rows, 64))
-        return found
-
-    return explained
 
 
 def _device(module: Evaluable) -> torch.device:

@@ -1,4 +1,4 @@
-"""Evaluations as pictures: attacks, shifts and reliability, one colour for each arm."""
+"""Plots of evaluations: attacks, shifts and reliability, with a colour for each arm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
     "figure.dpi": 150,
 }
 
-# Told apart by most colour-blind readers too, as the markers are by all.
+# Most colour-blind readers can tell these apart; the markers serve everybody.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#777777")
 MARKERS = "osD^vPX"
 
@@ -134,7 +134,7 @@ def plot_reliability(results: Results) -> Figure:
 
 
 def _merged(bins: Sequence[Mapping[str, Any]]) -> tuple[npt.NDArray[Any], ...]:
-    """Counts, mean confidences and accuracies of the bins of several runs together."""
+    """Merges counts, mean confidences and accuracies of the bins of several runs."""
     counts = np.array([b["count"] for b in bins], dtype=float)
 
     def mean(name: str) -> npt.NDArray[Any]:

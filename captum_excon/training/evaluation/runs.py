@@ -1,4 +1,4 @@
-"""The checkpoints of a run, evaluated: figures, tables and plots in a folder."""
+"""Evaluates the checkpoints of a run: figures, tables and plots in a folder."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def evaluate_run(
     num_workers: int | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint on its run's test images, and writes what was found.
+    """Evaluates a checkpoint on its run's test images, and writes the results.
 
     ``out`` gets ``evaluation.json``, ``evaluation.csv`` (one figure a line), ``evaluation.md``
     (tables), ``attacks.png``, ``shifts.png``, ``reliability.png`` and, with ``corrupted``,

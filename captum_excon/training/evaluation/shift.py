@@ -1,4 +1,4 @@
-"""Five shifts of the input at five severities each: deterministic, and nothing to download."""
+"""Five shifts of the input at five severities: deterministic, and without a download."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ LADDER: dict[Shift, tuple[float, ...]] = {
 def shifted(
     images: Tensor, shift: Shift, severity: int, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    r"""Shifts images as far as a severity says, by torchvision's v2 functions.
+    r"""Shifts images by a severity, with torchvision's v2 functions.
 
-    What the numbers of `LADDER` mean, s for a severity's number and [0, 1] for the pixels' range:
+    For the number s of a severity in `LADDER`, and pixels in [0, 1]:
 
     - ``gaussian-noise``: :math:`x + s\,\varepsilon`, one :math:`\varepsilon \sim N(0, 1)` for each
       pixel and channel.
@@ -41,8 +41,8 @@ def shifted(
     - ``contrast``: :math:`s\,x + (1 - s)\,m` for the mean m of the image's gray values.
     - ``rotation``: s degrees counter-clockwise, bilinear, black beyond the image.
 
-    All are clipped to [0, 1]. The kinds and the ladder's numbers are ours, and
-    figures on it compare with each other and not with those of CIFAR-100-C.
+    All are clipped to [0, 1]. The shifts and the ladder are ours: figures compare with each other,
+    not with those of CIFAR-100-C.
 
     Args:
         images: (N, C, H, W), C = 1 or 3, floating-point, in [0, 1].

@@ -1,4 +1,4 @@
-"""An evaluation as tables: every figure under a name of its own, as CSV and as Markdown."""
+"""Tables of evaluations, as CSV and Markdown, with a unique name for every figure."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def _ladder(
 
 
 def higher_is_better(name: str) -> bool:
-    """Tells the direction of a figure that `figures` names."""
+    """Returns the direction of a figure that `figures` names."""
     return not name.rpartition("/")[2].startswith(("drop", "ece", "undefined"))
 
 
 @dataclass(frozen=True)
 class Section:
-    """One table: its title, what to know of it, and the figure in each column."""
+    """One table: its title, a note, and the name of the figure in each column."""
 
     title: str
     note: str

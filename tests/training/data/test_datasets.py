@@ -132,14 +132,14 @@ def test_every_class_keeps_a_training_image_and_holds_out_one_if_it_can(
 ) -> None:
     from captum_excon.training.data._layouts import Part
     from captum_excon.training.data._readers import ArrayReader
-    from captum_excon.training.data.datasets import _held_out
+    from captum_excon.training.data._subsets import held_out
 
     labels = np.repeat(np.arange(len(counts)), counts)
     pixels = np.zeros((len(labels), 1, 1, 3), dtype=np.uint8)
     keys = tuple(map(str, range(len(labels))))
     part = Part(ArrayReader(pixels, ""), labels, tuple("abcd"[: len(counts)]), keys)
-    held_out = np.bincount(labels[_held_out(part, fraction, 0)], minlength=len(counts))
-    for out, count in zip(held_out, counts, strict=True):
+    sizes = np.bincount(labels[held_out(part, fraction, 0)], minlength=len(counts))
+    for out, count in zip(sizes, counts, strict=True):
         assert (out == 0) if count == 1 else (1 <= out < count)
         assert count == 1 or out == np.clip(np.floor(fraction * count + 0.5), 1, count - 1)
 

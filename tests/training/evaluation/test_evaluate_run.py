@@ -21,7 +21,10 @@ from captum_excon.training.evaluation.tables import figures
 from captum_excon.training.run import runner
 
 # Lightning 2.6 with this torch: an import inside it.
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+pytestmark = [
+    pytest.mark.slow,  # trains a run first
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+]
 
 SMALL = Settings(limit=5, epsilons=(2,), pgd_steps=2)
 
