@@ -159,7 +159,7 @@ def test_plain_functions_classify_and_explain() -> None:
     assert torch.equal(batch.views, expected.views)
 
 
-@pytest.mark.parametrize("wrap", ["compile", "distributed"])
+@pytest.mark.parametrize("wrap", [pytest.param("compile", marks=pytest.mark.slow), "distributed"])
 def test_wrapped_classifiers_give_the_same_views_between_training_steps(wrap, tmp_path) -> None:
     model = Unsteady()
     x = images(4, 3, 8, 8)

@@ -129,6 +129,7 @@ def pipelines(draw):
     return v2.Compose(wrapped)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(
     pipeline=pipelines(),
