@@ -27,6 +27,7 @@ def invoke(*arguments):
     return CliRunner().invoke(app, list(map(str, arguments)))
 
 
+@pytest.mark.slow
 def test_the_stages_one_by_one_and_all_at_once_give_the_same(config, tmp_path):
     one, all_at_once = tmp_path / "one", tmp_path / "all"
     result = invoke("plan", one, "--config", config)
@@ -98,6 +99,7 @@ def test_what_a_user_can_mend_is_one_line(tmp_path, arguments, message):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_torchrun_divides_the_items_and_reports_once(tmp_path):
     config = tiny_config(["random", "captum:layer-grad-cam"], ["ebpg", "drop"])
     alone = finished(tmp_path / "alone", config)

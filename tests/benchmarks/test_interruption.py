@@ -14,9 +14,14 @@ from benchmarks.explanations.report import write_report
 from benchmarks.explanations.stages import common as stage
 from benchmarks.explanations.stages.records import key, read_records
 
-# Imports torch once, for all processes that are killed.
+pytestmark = pytest.mark.slow
+
+# Imports torch once, for all processes that are killed. The fork server looks for modules in the
+# current folder and not in this process's `sys.path`.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["test_interruption"])
+CONTEXT.set_forkserver_preload(
+    ["benchmarks.explanations.stages.explain", "benchmarks.explanations.stages.score"]
+)
 
 
 def work(folder, chunk_seconds):

@@ -8,7 +8,10 @@ from PIL import Image
 from benchmarks.explanations.report import write_report
 
 BROWSER = chromium.find()
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed"),
+]
 
 TABLE = "document.querySelector('#table-localization table')"
 HEADINGS = f"[...{TABLE}.tHead.rows[0].cells]"

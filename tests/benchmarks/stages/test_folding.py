@@ -99,6 +99,7 @@ def _open(name, **options):
     )
 
 
+@pytest.mark.slow
 def test_the_options_of_the_model():
     name = "torchvision:mobilenet_v3_small@random"
     plain = _open(name)
