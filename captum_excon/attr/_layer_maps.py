@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_excon.attr._masks import FeatureMasks, minmax, resize
+from captum_excon.attr._masks import FeatureMasks, channel_sum, minmax, resize
 from captum_excon.attr._scoring import Batch
 from captum_excon.attr.fusion import positive
 
@@ -63,10 +63,7 @@ def gradient_maps(
     Returns:
         For each target and input the layers' maps.
     """
-    cams = [
-        torch.einsum("tnk,nk...->tn...", w, m.to(w.dtype)).unsqueeze(2)
-        for m, w in zip(maps, weights, strict=True)
-    ]
+    cams = [channel_sum(w, m.to(w.dtype)) for m, w in zip(maps, weights, strict=True)]
     results = []
     for per_target in zip(*cams, strict=True):
         scaled = [[positive(resize(cam, size)) for cam in per_target] for size in sizes]

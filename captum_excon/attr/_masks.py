@@ -92,6 +92,13 @@ def weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
         return (weights.to(wide) @ maps.to(wide)).to(maps.dtype)
 
 
+def channel_sum(weights: Tensor, maps: Tensor) -> Tensor:
+    """Sums maps over their channels: (T, N, K) and (N, K, *spatial) -> (T, N, 1, *spatial)."""
+    flat = maps.reshape(*maps.shape[:2], -1)
+    summed = weighted_sum(weights.transpose(0, 1), flat).transpose(0, 1)
+    return summed.reshape(*summed.shape[:2], 1, *maps.shape[2:])
+
+
 def minmax(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Scales each (N, 1, *spatial) map to [0, 1].
 

@@ -28,7 +28,7 @@ from captum_excon.attr._captum import (
 )
 from captum_excon.attr._capture import Capture, HookedLayer, Reshape, capture
 from captum_excon.attr._layers import Layer, LayerChoice, listed
-from captum_excon.attr._masks import warn_of_empty, weighted_sum
+from captum_excon.attr._masks import channel_sum, warn_of_empty
 from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import Readout, progress_bar
 
@@ -300,9 +300,7 @@ def _grad_cam(slopes: Tensor, maps: Tensor, over_channels: bool) -> Tensor:
     With ``over_channels`` summed over K, which leaves one channel.
     """
     if over_channels:
-        flat = maps.reshape(*maps.shape[:2], -1)
-        summed = weighted_sum(slopes.transpose(0, 1), flat).transpose(0, 1)
-        return summed.reshape(*summed.shape[:2], 1, *maps.shape[2:])
+        return channel_sum(slopes, maps)
     return slopes.reshape(*slopes.shape, *(1,) * (maps.dim() - 2)) * maps
 
 

@@ -12,7 +12,7 @@ from captum_excon.attr._captum import ForwardFunc, Inputs, Target
 from captum_excon.attr._capture import Reshape, capture
 from captum_excon.attr._layers import Layer, LayerChoice
 from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
-from captum_excon.attr._masks import FeatureMasks, resize, weighted_sum
+from captum_excon.attr._masks import FeatureMasks, channel_sum, resize
 from captum_excon.attr._scoring import Batch, Score
 
 
@@ -115,9 +115,7 @@ class ScoreCAM(MaskAttribution):
             # A constant map is an empty mask; one empty mask serves all of an image's.
             scores = batch.score(_EmptyMasks(batch)).unsqueeze(2).repeat(1, 1, maps.shape[1])
             scores[:, image, channel] = batch.score(masks)
-            weights = scores.softmax(2).transpose(0, 1)
-            cams = weighted_sum(weights, maps.flatten(2)).relu().transpose(0, 1)
-            cams = cams.reshape(*cams.shape[:2], 1, *maps.shape[2:])
+            cams = channel_sum(scores.softmax(2), maps).relu()
             return [[tuple(resize(cam, size) for size in batch.sizes)] for cam in cams]
 
         request = Request(

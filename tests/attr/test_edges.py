@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from captum_excon.attr import AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
 from captum_excon.attr._batching import run_in_batches
+from captum_excon.attr._layer_maps import gradient_maps
 from captum_excon.attr._masks import FeatureMasks
 from captum_excon.attr._modes import preserved_state
 from captum_excon.grad_cam import GradCamAttribution
@@ -48,6 +49,15 @@ def test_sums_are_in_float32_under_an_ambient_autocast(method: Any, dtype: torch
         maps = method(Exact(), inputs, target=2)
     assert maps.dtype == torch.float32
     torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+
+
+def test_the_gate_of_hybrid_maps_is_in_float32_under_an_ambient_autocast() -> None:
+    maps = [torch.rand(2, 64, 8, 8, generator=torch.Generator().manual_seed(0))]
+    weights = [torch.randn(1, 2, 64, generator=torch.Generator().manual_seed(1))]
+    expected = gradient_maps(maps, weights, [(8, 8)])[0][0].maps[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gradient_maps(maps, weights, [(8, 8)])[0][0].maps[0]
+    torch.testing.assert_close(found, expected)
 
 
 @every_method

@@ -161,6 +161,7 @@ def test_rise_takes_a_row_for_each_mask_and_score_cam_one_for_each_varying_map()
     assert counted.rows == hooked + 3 * 7 - sum(constant) + empty
 
 
+@pytest.mark.slow
 def test_ada_sise_takes_at_least_thirty_percent_fewer_rows_than_sise_on_photographs() -> None:
     model = demo_model()
     inputs = photographs("chelsea", "astronaut", "rocket", "coffee", size=96)

@@ -15,6 +15,7 @@ def live_tensors() -> int:
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_a_thousand_calls_leave_no_hook_no_tensor_and_no_change() -> None:
     model = ConvNet(inplace=True, seed=1)
     explainers = {name: (method, method.build(model)) for name, method in METHODS.items()}

@@ -337,6 +337,7 @@ def demo() -> nn.Module:
     return demo_model()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "oracle", "names", "size"),
     [
@@ -362,6 +363,7 @@ def test_sise_and_ada_sise_of_a_trained_network_on_photographs(
             assert oracles.correlation(layer_map[i, 0], expected) >= 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["riemann_right", "gausslegendre"])
 def test_integrated_grad_cam_of_a_trained_network_on_photographs(
     demo: nn.Module, method: str
@@ -371,16 +373,17 @@ def test_integrated_grad_cam_of_a_trained_network_on_photographs(
         targets = demo(inputs).argmax(1).tolist()
     layers = ["_blocks.10", "_conv_head"]
     maps = IntegratedGradCAM(demo, layers).attribute(
-        inputs, baselines=-127 / 128, target=targets, n_steps=8, method=method
+        inputs, baselines=-127 / 128, target=targets, n_steps=4, method=method
     )
     for i, target in enumerate(targets):
         expected = oracles.igcam(
-            demo, inputs[i], target, layers, baseline=-127 / 128, n_steps=8, method=method
+            demo, inputs[i], target, layers, baseline=-127 / 128, n_steps=4, method=method
         )
         for map_, expected_map in zip(maps, expected, strict=True):
             assert_same_picture(map_[i, 0], expected_map)
 
 
+@pytest.mark.slow
 def test_score_cam_of_a_trained_network_equals_grad_cams(demo: nn.Module) -> None:
     grad_cam = pytest.importorskip("pytorch_grad_cam", reason="needs grad-cam")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
