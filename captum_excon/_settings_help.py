@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -45,6 +45,8 @@ def default_text(field: FieldInfo) -> str:
         return "none, it must be given"
     if is_flag(field):
         return "on" if field.default else "off"
+    if isinstance(field.default, tuple):
+        return ",".join(map(str, field.default))
     return "" if field.default in (None, {}) else str(field.default)
 
 
@@ -62,8 +64,10 @@ def from_text(field: FieldInfo, text: str) -> Any:
         ['cat', 'dog']
     """
     members = [member for member, _ in _members(field.annotation, [])]
-    if list[str] in members and not text.isdecimal():
-        return [part.strip() for part in text.split(",")]
+    lists = [member for member in members if get_origin(member) in (list, Sequence)]
+    if lists and (len(members) == 1 or not text.isdecimal()):
+        parts = [part.strip() for part in text.split(",")]
+        return parts if list[str] in lists else [read_value(part) for part in parts]
     if str in members or any(text in get_args(m) for m in members if get_origin(m) is Literal):
         return text
     return read_value(text)

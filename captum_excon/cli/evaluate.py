@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from captum_excon._settings import validated
+from captum_excon.cli._settings_options import with_options
 from captum_excon.cli.console import Json, Quiet, Traceback, one_line_errors, training_module
-from captum_excon.errors import UserError
+from captum_excon.training.settings import EvaluationSettings
 
-WHAT, HOW, OUTPUT = "What to evaluate", "How to measure", "Output"
+WHAT, MACHINE, OUTPUT = "What to evaluate", "Where to compute", "Output"
 
 
+@with_options(EvaluationSettings)
 def evaluate(
+    given: dict[str, Any],
     checkpoint: Annotated[
         Path,
         typer.Argument(
@@ -28,7 +32,7 @@ def evaluate(
         typer.Option(
             metavar="DIR or NAME",
             rich_help_panel=WHAT,
-            help="Where the data lie now. By default where training found them.",
+            help="Where the data are now. By default where training found them.",
         ),
     ] = None,
     corrupted: Annotated[
@@ -44,54 +48,30 @@ def evaluate(
         typer.Option(
             metavar="NAMES",
             rich_help_panel=WHAT,
-            help="Whose Drop and Increase are measured, separated by commas. By default the "
-            "training's explainer and one that training did not use, integrated-gradients. Random "
+            help="Explainers whose Drop and Increase are measured, separated by commas. By default "
+            "the training's explainer and integrated-gradients, which training did not use. Random "
             "maps are always measured beside them.",
         ),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            rich_help_panel=HOW,
-            help="Measure explanations and attacks, which cost the most, on so many test images: "
-            "always the same ones, drawn by --seed. The other figures are of all images.",
-        ),
-    ] = None,
-    epsilons: Annotated[
-        str,
-        typer.Option(
-            metavar="NUMBERS",
-            rich_help_panel=HOW,
-            help="Radii of FGSM and PGD in gray levels of 1/255.",
-        ),
-    ] = "1,2,4,8",
-    pgd_steps: Annotated[
-        int, typer.Option(min=1, rich_help_panel=HOW, help="Gradient steps of PGD.")
-    ] = 10,
-    seed: Annotated[
-        int,
-        typer.Option(
-            min=0, rich_help_panel=HOW, help="Of --limit's choice, the noise and the attacks."
-        ),
-    ] = 0,
     device: Annotated[
         str,
         typer.Option(
-            metavar="auto|cpu|cuda", rich_help_panel=HOW, help="auto: a GPU if there is one."
+            metavar="auto|cpu|cuda", rich_help_panel=MACHINE, help="auto: a GPU if there is one."
         ),
     ] = "auto",
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=HOW, help="Images a batch; by default as in training."),
+        typer.Option(
+            min=1, rich_help_panel=MACHINE, help="Images in a batch. By default as in training."
+        ),
     ] = None,
     num_workers: Annotated[
         int | None,
         typer.Option(
             "--workers",
             min=0,
-            rich_help_panel=HOW,
-            help="Processes that read images; by default as in training.",
+            rich_help_panel=MACHINE,
+            help="Processes that read images. By default as in training.",
         ),
     ] = None,
     out: Annotated[
@@ -101,8 +81,8 @@ def evaluate(
             "-o",
             metavar="DIR",
             rich_help_panel=OUTPUT,
-            help="Folder for evaluation.json, evaluation.csv, evaluation.md and the plots. "
-            "Default: evaluation/ beside the checkpoint.",
+            help="Folder for evaluation.json, evaluation.csv, evaluation.md and the plots. By "
+            "default evaluation/ beside the checkpoint.",
         ),
     ] = None,
     as_json: Json = False,
@@ -117,13 +97,8 @@ def evaluate(
     --out.
     """
     with one_line_errors(traceback) as say:
+        settings = validated(EvaluationSettings, given)
         runner = training_module("evaluation.runs")
-        try:
-            settings = runner.Settings(
-                limit=limit, epsilons=_levels(epsilons), pgd_steps=pgd_steps, seed=seed
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
         report = runner.evaluate_run(
             checkpoint,
             out,
@@ -144,12 +119,3 @@ def evaluate(
 
 def _names(text: str) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-
-
-def _levels(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UserError(
-            f"--epsilons must be whole gray levels separated by commas, but found {text!r}"
-        ) from error

@@ -58,6 +58,8 @@ def settings(data: Path, method: str = "excon", **changes: Any) -> TrainConfig:
             "cifar_stem": True,
             "layer": "layer2.0.conv2",
             "lr": 0.05,
+            "warmup_epochs": 0,
+            "gradient_clip": None,
             "accelerator": "cpu",
             **changes,
         },

@@ -84,6 +84,7 @@ def module(method: str = "excon", encoder: Any = None, **options: Any) -> Any:
     """The arm of a tiny comparison; the same weights each time."""
     torch.manual_seed(0)
     settings: dict[str, Any] = {"layer": "body", "lr": 0.1, "keep_ratio": 0.25}
+    settings |= {"warmup_epochs": 0, "gradient_clip": None}
     return build_module(
         method, TinyEncoder() if encoder is None else encoder, CLASSES, **(settings | options)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sized
-from dataclasses import asdict
 from typing import Any, Protocol, cast
 
 import torch
@@ -14,11 +13,12 @@ from tqdm import tqdm
 from captum_excon.training.evaluation.calibration import ClassificationMetrics
 from captum_excon.training.evaluation.explanations import ExplanationMetrics
 from captum_excon.training.evaluation.robustness import ATTACKS, attacked
-from captum_excon.training.evaluation.settings import Settings, subset
 from captum_excon.training.evaluation.shift import SEVERITIES, SHIFTS, shifted
+from captum_excon.training.evaluation.subset import subset
+from captum_excon.training.settings import EvaluationSettings
 from captum_excon.transforms._undisturbed import Explainer, undisturbed
 
-__all__ = ["Evaluable", "Settings", "evaluate", "evaluate_corrupted", "subset"]
+__all__ = ["Evaluable", "evaluate", "evaluate_corrupted", "subset"]
 
 
 class Evaluable(Protocol):
@@ -38,7 +38,7 @@ def evaluate(
     module: Evaluable,
     loader: DataLoader[Any],
     explainers: Mapping[str, Explainer],
-    settings: Settings | None = None,
+    settings: EvaluationSettings | None = None,
     *,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def evaluate(
     Raises:
         ValueError: There are no images, or the module's outputs are not finite.
     """
-    settings = settings or Settings()
+    settings = settings or EvaluationSettings()
     run = _Run(module, explainers, settings)
     chosen = subset(len(cast(Sized, loader.dataset)), settings.limit, settings.seed)
     device = _device(module)
@@ -91,7 +91,7 @@ def evaluate(
         "images": count,
         "subset": run.measured(),
         **run.results(),
-        "settings": asdict(settings),
+        "settings": settings.model_dump(),
     }
 
 
@@ -123,7 +123,7 @@ class _Run:
     """The sums of one pass over the images."""
 
     def __init__(
-        self, module: Evaluable, explainers: Mapping[str, Explainer], settings: Settings
+        self, module: Evaluable, explainers: Mapping[str, Explainer], settings: EvaluationSettings
     ) -> None:
         self.module, self.settings = module, settings
         self.explanations = ExplanationMetrics(explainers, settings.fraction, settings.seed)

@@ -27,7 +27,6 @@ from captum_excon.training.data.views import ViewDataset, collate_views
 from captum_excon.training.evaluation import plots
 from captum_excon.training.evaluation.measures import (
     Evaluable,
-    Settings,
     evaluate,
     evaluate_corrupted,
 )
@@ -35,6 +34,7 @@ from captum_excon.training.evaluation.tables import as_csv, as_markdown
 from captum_excon.training.run.checkpoints import BEST, LAST
 from captum_excon.training.run.config import TrainConfig
 from captum_excon.training.run.runner import load_run
+from captum_excon.training.settings import EvaluationSettings
 
 __all__ = ["EVALUATION", "evaluate_run"]
 
@@ -50,7 +50,7 @@ def evaluate_run(
     *,
     data: str | None = None,
     explainers: Sequence[str] | None = None,
-    settings: Settings | None = None,
+    settings: EvaluationSettings | None = None,
     corrupted: Path | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -155,7 +155,7 @@ def _evaluated(
     datamodule: ExplanationDataModule,
     config: TrainConfig,
     explainers: Sequence[str],
-    settings: Settings | None,
+    settings: EvaluationSettings | None,
     corrupted: Path | None,
     progress: bool,
 ) -> dict[str, Any]:

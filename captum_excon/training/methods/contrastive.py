@@ -15,20 +15,20 @@ class ContrastiveSettings(ModuleSettings):
 
     model_config = ConfigDict(title="Only for supcon, excon and exconb")
 
-    temperature: float = Field(0.1, gt=0)
+    temperature: float = Field(default=0.1, gt=0)
     """Temperature of the loss."""
-    base_temperature: float | None = Field(None, gt=0)
+    base_temperature: float | None = Field(default=None, gt=0)
     """Multiply the loss by temperature / base_temperature, as the official code does with 0.07. By
     default no factor."""
     background: Literal["negatives", "class"] = "negatives"
     """For exconb: rejected masked images are negatives, or a class of their own."""
-    projection_hidden: int | None = Field(None, ge=1)
+    projection_hidden: int | None = Field(default=None, ge=1)
     """Width of the projection's hidden layer. By default that of the features."""
-    projection_dim: int = Field(128, ge=1)
+    projection_dim: int = Field(default=128, ge=1)
     """Size of the projections."""
     classifier_schedule: Literal["alternate", "step"] = "alternate"
     """Train encoder and classifier in turn, an epoch each, or both in every step."""
-    classifier_lr: float | None = Field(None, gt=0)
+    classifier_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the classifier. By default --lr."""
     gather_distributed: bool = True
     """Contrast the views of all devices."""

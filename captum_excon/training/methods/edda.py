@@ -21,9 +21,9 @@ class EDDASettings(ModuleSettings):
     """What a copy without its salient region should be: equally likely all classes; a background
     class of its own; or, for the explained class alone, less likely than before (hinge) or
     unlikely (suppress)."""
-    keep_weight: float = Field(1.0, ge=0)
+    keep_weight: float = Field(default=1.0, ge=0)
     """Weight of the copies that keep their salient region."""
-    drop_weight: float = Field(1.0, ge=0)
+    drop_weight: float = Field(default=1.0, ge=0)
     """Weight of the copies that drop it."""
     margin: float = 0.0
     """Margin of the hinge."""

@@ -236,13 +236,14 @@ class ExplainedModule(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Checks the loss before anything is written, and logs the time spent explaining."""
         self._check_loss()
+        self._losses.end_epoch()
         self.log("train/explain_seconds", self.explanations.seconds, sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         """Warns of a validation loss far above that of guessing."""
-        loss, guess = self.trainer.callback_metrics.get("val/loss"), self.guessing_loss
+        loss = self.trainer.callback_metrics.get("val/loss")
         if loss is not None and not self.trainer.sanity_checking:
-            self._losses.warn_if_absurd("validation", float(loss), guess)
+            self._losses.end_validation(float(loss), self.guessing_loss)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes what explaining needs beside the hyper-parameters; refuses broken weights."""
@@ -309,7 +310,7 @@ class ExplainedModule(L.LightningModule):
             guess: About the loss of a network that knows nothing.
             name: Under which the loss is logged.
         """
-        self._losses.watch(loss, guess)
+        self._losses.watch(name, loss, guess)
         options: dict[str, Any] = {
             "on_step": False,
             "on_epoch": True,

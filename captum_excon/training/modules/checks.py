@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+REMEDY = "a lower lr, more warmup_epochs or a smaller gradient_clip"
+
 
 class Stopwatch:
     """Sums the time of regions; on a GPU from events, so that nothing waits until it is read.
@@ -58,37 +60,40 @@ def _timing_event() -> torch.cuda.Event:
 
 
 class LossWatch:
-    """Remembers on the device how large losses were, and reports it when asked.
+    """Remembers on the device how losses went, and reports what is wrong when asked.
 
     Example:
         >>> losses = LossWatch()
-        >>> losses.watch(torch.tensor(float("nan")), guess=1.6)
+        >>> losses.watch("train/loss", torch.tensor(float("nan")), guess=1.6)
         >>> losses.check()
         Traceback (most recent call last):
         ...
         FloatingPointError: the training loss is NaN or infinite. ...
     """
 
-    # Times the loss of guessing: a network that trains stays far below.
+    # A training that goes well stays below 1.1 times, one that explodes begins with 1.9 times.
+    EXPLODED = 2.0
+    # Times the loss of guessing.
     ABSURD = 10.0
 
     def __init__(self) -> None:
         self._broken: Tensor | None = None
-        self._largest: Tensor | None = None
+        self._first: dict[str, Tensor] = {}
+        self._sums: dict[str, tuple[Tensor, int]] = {}
         self._warned: set[str] = set()
 
-    def watch(self, loss: Tensor, guess: float) -> None:
-        """Notes a loss and that of guessing; does not wait for it."""
+    def watch(self, name: str, loss: Tensor, guess: float) -> None:
+        """Notes a loss, and about that of a network that guesses; does not wait for it."""
         loss = loss.detach().float()
         broken = (~torch.isfinite(loss)).float()
-        ratio = torch.where(broken > 0, 0.0, loss / guess)
-        if self._broken is not None and self._largest is not None:
-            broken = torch.maximum(self._broken, broken)
-            ratio = torch.maximum(self._largest, ratio)
-        self._broken, self._largest = broken, ratio
+        self._broken = broken if self._broken is None else torch.maximum(self._broken, broken)
+        ratio = loss / guess
+        self._first.setdefault(name, ratio.clamp(min=1))
+        total, count = self._sums.get(name, (torch.zeros_like(ratio), 0))
+        self._sums[name] = total + ratio, count + 1
 
     def check(self, total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
-        """Raises if one of the losses was not finite, warns if one exploded; waits for the device.
+        """Raises if one of the losses was not finite; waits for the device.
 
         Args:
             total: Sums over processes, so that all of them stop.
@@ -96,21 +101,27 @@ class LossWatch:
         Raises:
             FloatingPointError: One was not finite.
         """
-        if self._broken is None or self._largest is None:
-            return
-        if bool(total(self._broken) > 0):
+        if self._broken is not None and bool(total(self._broken) > 0):
             raise FloatingPointError(
                 "the training loss is NaN or infinite. Checkpoints written before are intact: "
-                "resume from the last one with a lower lr, more warmup_epochs or a "
-                "gradient_clip; with 16-mixed precision try bf16-mixed."
+                f"resume from the last one with {REMEDY}; with 16-mixed precision try bf16-mixed."
             )
-        self.warn_if_absurd("training", float(self._largest), 1.0)
 
-    def warn_if_absurd(self, which: str, loss: float, guess: float) -> None:
-        """Warns, once in a training, of a loss many times that of guessing."""
-        if loss > self.ABSURD * guess and which not in self._warned:
-            self._warned.add(which)
-            rank_zero_warn(
-                f"the {which} loss is {loss / guess:.3g} times that of guessing, so training "
-                "diverges: lower lr, raise warmup_epochs, or set gradient_clip"
-            )
+    def end_epoch(self) -> None:
+        """Warns, once in a training, if an epoch's mean loss is far above the first one."""
+        for name, (total, count) in self._sums.items():
+            ratio = float(total) / count / float(self._first[name])
+            if ratio > self.EXPLODED:
+                self._warn(name, f"{name} rose to {ratio:.3g} times its first value")
+        self._sums.clear()
+
+    def end_validation(self, loss: float, guess: float) -> None:
+        """Warns, once in a training, if the validation loss is far above that of guessing."""
+        if loss > self.ABSURD * guess:
+            text = f"val/loss is {loss:.3g}, where guessing has {guess:.3g}"
+            self._warn("val/loss", f"{text}: batch-norm statistics lag behind the weights")
+
+    def _warn(self, name: str, text: str) -> None:
+        if name not in self._warned:
+            self._warned.add(name)
+            rank_zero_warn(f"training diverges, {text}; try {REMEDY}")

@@ -152,7 +152,7 @@ class ExConModule(ExplainedModule):
         }
         classifier: dict[str, Any] = {
             "params": self.network.head.parameters(),
-            "lr": settings.lr if settings.classifier_lr is None else settings.classifier_lr,
+            "lr": settings.classifier_lr or settings.rate,
         }
         # One optimizer for both in "step": a gradient scaler cannot serve two in one backward pass.
         jobs = [([encoder, classifier], steps)]

@@ -48,12 +48,12 @@ def optimizer_with_schedule(
     ]
     optimizer: Optimizer
     if settings.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(groups, settings.rate, weight_decay=settings.weight_decay)
     else:
         optimizer = torch.optim.SGD(
-            groups, settings.lr, settings.momentum, weight_decay=settings.weight_decay
+            groups, settings.rate, settings.momentum, weight_decay=settings.weight_decay
         )
-    warmup = epoch * settings.warmup_epochs
+    warmup = min(epoch * settings.warmup_epochs, steps // 2)
     return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup))
 
 

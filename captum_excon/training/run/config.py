@@ -33,7 +33,7 @@ class MethodSettings(Settings):
     model_config = ConfigDict(title="The method")
 
     method: str = option("--method", "-m", default="excon", metavar="|".join(METHODS))
-    epochs: int = Field(100, ge=1)
+    epochs: int = Field(default=100, ge=1)
     """Passes over the training images that update the encoder. Where encoder and classifier
     alternate, the classifier's passes come on top."""
 

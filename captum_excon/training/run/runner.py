@@ -28,6 +28,7 @@ from captum_excon.training.run.checkpoints import (
     run_state,
 )
 from captum_excon.training.run.config import TrainConfig
+from captum_excon.training.run.defaults import completed
 from captum_excon.training.run.folder import (
     CONFIG,
     SUMMARY,
@@ -83,9 +84,10 @@ def train(
     last = out / LAST if (out / LAST).exists() and not overwrite else None
     with calm(), isolate_rng(), as_user_errors():
         with settings_as_user_errors():
-            datamodule, module = _build(config)
+            complete = completed(config)
+            datamodule, module = _build(complete)
             rounds = module.epochs_per_round
-            trainer = _trainer(config, out, rounds=rounds, progress=progress, last=last)
+            trainer = _trainer(complete, out, rounds=rounds, progress=progress, last=last)
         rank_zero_only(claim_folder)(out, config, overwrite=overwrite)
         trainer.fit(module, datamodule=datamodule, ckpt_path=last)
         figures = {}

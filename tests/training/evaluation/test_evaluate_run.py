@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from captum_excon.cli.evaluate import evaluate as command
 from captum_excon.errors import UserError
 from captum_excon.training.evaluation import plots
-from captum_excon.training.evaluation.measures import Settings
 from captum_excon.training.evaluation.runs import evaluate_run
 from captum_excon.training.evaluation.tables import figures
 from captum_excon.training.run import runner
+from captum_excon.training.settings import EvaluationSettings
 
 # Lightning 2.6 with this torch: an import inside it.
 pytestmark = [
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
 ]
 
-SMALL = Settings(limit=5, epsilons=(2,), pgd_steps=2)
+SMALL = EvaluationSettings(limit=5, epsilons=(2,), pgd_steps=2)
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(command)
@@ -148,8 +148,8 @@ def test_what_the_user_can_mend_is_said_in_one_line(run: Path, tmp_path: Path) -
         ([run / "metrics.csv"], "is no checkpoint"),
         ([run, "--data", tmp_path / "nowhere"], "nowhere"),
         ([run, "--explainers", "saliencey"], "there is no explainer 'saliencey'; did you mean"),
-        ([run, "--epsilons", "1,x"], "--epsilons must be whole gray levels"),
-        ([run, "--epsilons", "0"], "epsilons must be positive"),
+        ([run, "--epsilons", "1,x"], "epsilons.1 should be a valid integer"),
+        ([run, "--epsilons", "0"], "epsilons.0 should be greater than or equal to 1"),
         ([run, "--device", "warp"], "--device warp"),
         ([run, "--corrupted", tmp_path / "none"], "none: no such folder"),
     ):

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional
 
+from captum_excon._settings import validated
 from captum_excon.training.data.views import ViewBatch
-from captum_excon.training.evaluation.measures import Settings, evaluate, evaluate_corrupted, subset
+from captum_excon.training.evaluation.measures import evaluate, evaluate_corrupted, subset
 from captum_excon.training.evaluation.shift import SHIFTS
+from captum_excon.training.settings import EvaluationSettings
 
 IMAGES, CLASSES = 23, 3
 
@@ -66,7 +68,7 @@ def close(a: Any, b: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    return evaluate(Toy(), loader(), {"centre": centre}, Settings(epsilons=(1, 8)))
+    return evaluate(Toy(), loader(), {"centre": centre}, EvaluationSettings(epsilons=(1, 8)))
 
 
 def test_every_figure_is_there_and_json_holds_it(result: dict[str, Any]) -> None:
@@ -82,7 +84,7 @@ def test_every_figure_is_there_and_json_holds_it(result: dict[str, Any]) -> None
 
 
 def test_the_batch_size_does_not_matter(result: dict[str, Any]) -> None:
-    other = evaluate(Toy(), loader(5), {"centre": centre}, Settings(epsilons=(1, 8)))
+    other = evaluate(Toy(), loader(5), {"centre": centre}, EvaluationSettings(epsilons=(1, 8)))
     assert close(other, result)
 
 
@@ -126,7 +128,9 @@ def test_a_limit_restricts_explanations_and_attacks_to_the_named_images() -> Non
         seen.append(images)
         return centre(images, targets)
 
-    limited = evaluate(Toy(), loader(5), {"watched": watched}, Settings(limit=4, epsilons=(2,)))
+    limited = evaluate(
+        Toy(), loader(5), {"watched": watched}, EvaluationSettings(limit=4, epsilons=(2,))
+    )
     assert (limited["images"], limited["subset"]) == (IMAGES, 4)
     batch = next(iter(loader(IMAGES)))
     chosen = subset(IMAGES, 4)
@@ -147,9 +151,12 @@ def test_the_module_its_mode_and_the_random_state_are_left_alone() -> None:
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5), ConvNet(in_channels=3))
     toy = Toy(network).train()
     before = state(toy)
-    first = evaluate(toy, loader(), {"centre": centre}, Settings(limit=3))
+    settings = EvaluationSettings(limit=3)
+    first = evaluate(toy, loader(), {"centre": centre}, settings)
     assert state(toy) == before
-    assert close(evaluate(toy.eval(), loader(), {"centre": centre}, Settings(limit=3)), first)
+    assert close(
+        evaluate(toy.eval(), loader(), {"centre": centre}, EvaluationSettings(limit=3)), first
+    )
 
 
 def test_captum_attributions_explain_and_repeat_themselves() -> None:
@@ -160,8 +167,10 @@ def test_captum_attributions_explain_and_repeat_themselves() -> None:
         "integrated-gradients": IntegratedGradients(toy.explainable),
         "layer-grad-cam": LayerGradCam(toy.explainable, toy.network.body),
     }
-    first = evaluate(toy, loader(), explainers, Settings(limit=6))["explanations"]
-    assert close(evaluate(toy, loader(4), explainers, Settings(limit=6))["explanations"], first)
+    first = evaluate(toy, loader(), explainers, EvaluationSettings(limit=6))["explanations"]
+    assert close(
+        evaluate(toy, loader(4), explainers, EvaluationSettings(limit=6))["explanations"], first
+    )
     assert all(0 <= first[name]["drop"] <= 1 for name in explainers)
 
 
@@ -189,12 +198,12 @@ def test_the_name_of_the_control_is_taken() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"limit": 0}, "limit must be positive"),
-        ({"fraction": 1.0}, "fraction must lie between 0 and 1"),
-        ({"epsilons": ()}, "epsilons must be positive"),
-        ({"epsilons": (0, 1)}, "epsilons must be positive"),
+        ({"limit": 0}, "limit should be greater than or equal to 1"),
+        ({"fraction": 1.0}, "fraction should be less than 1"),
+        ({"epsilons": ()}, "epsilons: Value should have at least 1 item"),
+        ({"epsilons": (0, 1)}, "epsilons should be greater than or equal to 1"),
     ],
 )
 def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Settings(**options)
+        validated(EvaluationSettings, options)

@@ -40,6 +40,7 @@ class Watch(L.Callback):
         self.note(trainer.current_epoch, pl_module)
 
 
+@pytest.mark.filterwarnings("ignore:training diverges")  # the classifier's rate is high
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_classes_that_differ_in_colour(method: str, tmp_path: Path) -> None:
     model = module(method, keep_ratio=0.5, drop_weight=0.2, lr=0.3, classifier_lr=3.0)

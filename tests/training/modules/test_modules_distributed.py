@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 ARMS: dict[str, dict[str, Any]] = {
     # Warm-up, classifier and explained epochs, with uneven numbers of backgrounds.
     "exconb": {"start_epoch": 1},

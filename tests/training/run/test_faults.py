@@ -41,6 +41,7 @@ def killed_in_the_second_epoch(config: TrainConfig, out: Path) -> None:
     runner.train(config, out)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_a_checkpoint_leaves_the_earlier_ones_and_says_what_to_do(
     data: Path, tmp_path: Path
 ) -> None:
@@ -61,6 +62,7 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_earlier_ones_and_says_what_to_do
     assert (summary["last"]["epoch"], epochs_in(out / "last.ckpt")) == (3, 3)
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_figures_are_written_is_one_line_too(data: Path, tmp_path: Path) -> None:
     out, message = tmp_path / "run", tmp_path / "message"
     assert in_child(train_with_little_room, settings(data, "ce"), out, 10, message) == 0
@@ -89,6 +91,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_a_checkpoint(
         assert all(value.isfinite().all() for value in weights(tmp_path / "run" / name).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["excon", "edda"])
 def test_an_explainer_that_raises_is_named(
     method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -147,6 +150,7 @@ def terminated(config: TrainConfig, out: Path) -> None:
     runner.train(config, out)
 
 
+@pytest.mark.slow
 def test_a_terminated_run_does_not_pass_for_a_finished_one(data: Path, tmp_path: Path) -> None:
     config, out = settings(data, "ce"), tmp_path / "run"
     assert in_child(terminated, config, out) == 128 + signal.SIGTERM

@@ -14,6 +14,8 @@ from helpers.small_runs import METHODS, image_folder, in_child, killing, replace
 from captum_excon.training.run import checkpoints, runner
 from captum_excon.training.run.config import TrainConfig
 
+pytestmark = pytest.mark.slow  # each kills and repeats whole runs
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:

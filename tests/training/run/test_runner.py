@@ -11,6 +11,7 @@ import lightning
 import pytest
 import torch
 from helpers.small_runs import CLASSES, image_folder, replace, same, settings, weights
+from PIL import Image
 from torch import nn
 
 from captum_excon._settings import validated
@@ -20,6 +21,7 @@ from captum_excon.training.modules.excon import ExConModule
 from captum_excon.training.run import runner
 from captum_excon.training.run.checkpoints import read_checkpoint, run_state
 from captum_excon.training.run.config import TrainConfig
+from captum_excon.training.run.defaults import completed
 
 FILES = {"best.ckpt", "config.yaml", "last.ckpt", "metrics.csv", "summary.json", "tensorboard"}
 
@@ -232,3 +234,59 @@ def test_settings_that_do_not_do_are_one_line(
     assert "\n" not in str(raised.value)
     # So that the mended command does not find the folder in use.
     assert not list(tmp_path.iterdir())
+
+
+def large_folder(root: Path, sides: list[int]) -> Path:
+    for label in ("a", "b"):
+        (root / label).mkdir(parents=True)
+        for number, side in enumerate(sides):
+            Image.new("RGB", (side, 2 * side), (number, 9, 9)).save(root / label / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("sides", "changes", "size", "stem"),
+    [
+        ([20, 40, 60], {}, 40, True),
+        ([300, 400, 500], {}, 224, False),
+        ([300, 400, 500], {"image_size": 32}, 32, True),
+        ([20, 40, 60], {"encoder": "demo"}, 224, False),
+        ([20, 40, 60], {"pretrained": True}, 224, False),
+        ([20, 40, 60], {"encoder": "timm:resnetv2_50"}, 40, False),
+        ([20, 40, 60], {"cifar_stem": False}, 40, False),
+    ],
+)
+def test_size_and_stem_follow_from_the_images_and_the_encoder(
+    sides: list[int], changes: dict[str, Any], size: int, stem: bool, tmp_path: Path
+) -> None:
+    config = TrainConfig(data=str(large_folder(tmp_path / "images", sides * 4)), **changes)
+    found = completed(config)
+    assert (found.image_size, found.cifar_stem) == (size, stem)
+
+
+def test_a_run_that_leaves_the_size_open_is_resumed_and_loaded(data: Path, tmp_path: Path) -> None:
+    config = settings(data, "ce", epochs=1, image_size=None, cifar_stem="auto")
+    runner.train(config, tmp_path)
+    (tmp_path / "summary.json").unlink()
+    runner.train(config, tmp_path, resume=True)
+    module, datamodule, loaded = runner.load_run(tmp_path / "last.ckpt")
+    assert (loaded.image_size, loaded.cifar_stem) == (12, True)
+    assert datamodule.image_size == 12
+    assert isinstance(module.network.encoder.maxpool, nn.Identity)
+
+
+def test_the_defaults_do_not_diverge_where_the_rate_without_clipping_does(
+    data: Path, tmp_path: Path
+) -> None:
+    safe = settings(data, "ce", lr=None, warmup_epochs=1, gradient_clip=1.0, image_size=12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runner.train(safe, tmp_path / "safe")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        runner.train(replace(safe, lr=3.0, gradient_clip=None), tmp_path / "wild")
+    texts = [str(warning.message) for warning in told]
+    assert sum("training diverges, train/loss rose to" in text for text in texts) == 1
+    assert sum("training diverges, val/loss is" in text for text in texts) == 1
+    assert max(row["val/loss"] for row in history(tmp_path / "safe")) < 3
+    assert max(row["val/loss"] for row in history(tmp_path / "wild")) > 10
