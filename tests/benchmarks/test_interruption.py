@@ -8,7 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.tiny_runs import MEASURED, finished, lines, maps, planned, records, stages, tiny_config
+from helpers.tiny_runs import (
+    MEASURED,
+    finished,
+    lines,
+    maps,
+    planned,
+    records,
+    stages,
+    stages_in_chunks,
+    tiny_config,
+)
 
 from benchmarks.explanations.report import write_report
 from benchmarks.explanations.stages import common as stage
@@ -24,13 +34,8 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-def work(folder, chunk_seconds):
-    stage.CHUNK_SECONDS = chunk_seconds
-    stages(folder)
-
-
 def start(folder, chunk_seconds=0.0):
-    child = CONTEXT.Process(target=work, args=(folder, chunk_seconds))
+    child = CONTEXT.Process(target=stages_in_chunks, args=(folder, chunk_seconds))
     child.start()
     return child
 

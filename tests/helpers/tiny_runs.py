@@ -3,6 +3,7 @@
 import json
 
 from benchmarks.explanations.config import Config
+from benchmarks.explanations.stages import common
 from benchmarks.explanations.stages.common import Shard
 from benchmarks.explanations.stages.explain import explain
 from benchmarks.explanations.stages.plan import make_plan, open_run
@@ -41,6 +42,12 @@ def stages(folder, shard=Shard()):  # noqa: B008 - it is frozen
     """Explains and scores; returns how both went."""
     run = open_run(folder)
     return explain(run, shard), score(run, shard)
+
+
+def stages_in_chunks(folder, seconds):
+    """`stages`, with records written so often; here, since a child process imports its module."""
+    common.CHUNK_SECONDS = seconds
+    stages(folder)
 
 
 def finished(folder, config=None):

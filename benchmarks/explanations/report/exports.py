@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from tabulate import tabulate
 
 from benchmarks.explanations.analysis.run import Run
 from benchmarks.explanations.analysis.summaries import BEST, Analysis
-from benchmarks.explanations.report.layout import Cell, Row, Table, rows_of, text_of
+from benchmarks.explanations.report.layout import Row, Table, rows_of, text_of
 
 SIGNS = (
     "Bold: significantly better than every other method. ≈: the best mean over the images that all "
@@ -58,44 +60,36 @@ def as_markdown(title: str, tables: Sequence[Table]) -> str:
 
 
 def _markdown_table(table: Table) -> str:
-    heads = [table.head, *(c.heading + _ARROWS.get(c.direction or "", "") for c in table.columns)]
-    lines = [_md_row(heads), "|" + " --- |" * len(heads)]
-    for part, rows in rows_of(table):
+    rows = []
+    for part, members in rows_of(table):
         if table.controls:
-            lines.append(_md_row([f"*{part}*", *[""] * len(table.columns)], escape=False))
-        lines += [_md_row([_md(r.name), *map(_md_cell, r.cells)], escape=False) for r in rows]
-    return "\n".join(lines)
-
-
-def _md_cell(cell: Cell) -> str:
-    text = _md(text_of(cell))
-    return f"**{text}**" if cell.mark == BEST else text
-
-
-def _md_row(cells: Sequence[str], escape: bool = True) -> str:
-    return "| " + " | ".join(map(_md, cells) if escape else cells) + " |"
+            rows.append([f"*{part}*"])
+        rows += [_texts(row, _md, "**{}**") for row in members]
+    # tabulate fills short rows, and would align a column of numbers by their points.
+    text: str = tabulate(rows, list(map(_md, _heads(table))), "github", disable_numparse=True)
+    return text
 
 
 def _md(text: str) -> str:
     flat = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    for sign in "\\|*_`[]":
-        flat = flat.replace(sign, "\\" + sign)
-    return flat
+    return re.sub(r"[\\|*_`\[\]]", r"\\\g<0>", flat)
 
 
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "–": "--",
-    "≈": r"$\approx$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "±": r"$\pm$",
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-}
+_TEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "–": "--",
+        "≈": r"$\approx$",
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "±": r"$\pm$",
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    }
+)
 
 
 def as_latex(tables: Sequence[Table]) -> str:
@@ -105,34 +99,36 @@ def as_latex(tables: Sequence[Table]) -> str:
 
 
 def _latex_table(table: Table) -> str:
-    heads = [table.head, *(c.heading + _ARROWS.get(c.direction or "", "") for c in table.columns)]
-    lines = [
-        r"\begin{table}",
-        rf"\caption{{{_tex(f'{table.title}. {table.caption}')}}}",
-        rf"\label{{tab:{table.key.removeprefix('table-')}}}",
-        r"\centering",
-        rf"\begin{{tabular}}{{l{'l' * len(table.columns)}}}",
-        r"\toprule",
-        " & ".join(map(_tex, heads)) + r" \\",
-    ]
-    for part, rows in rows_of(table):
-        lines.append(r"\midrule")
+    rows: list[list[str]] = []
+    for part, members in rows_of(table):
         if table.controls:
-            lines.append(rf"\multicolumn{{{len(heads)}}}{{l}}{{\emph{{{part}}}}} \\")
-        lines += [_latex_row(row) for row in rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-def _latex_row(row: Row) -> str:
-    cells = [_tex(row.name)]
-    for cell in row.cells:
-        text = _tex(text_of(cell))
-        cells.append(rf"\textbf{{{text}}}" if cell.mark == BEST else text)
-    return " & ".join(cells) + r" \\"
+            rows.append([rf"\emph{{{part}}}", *[""] * len(table.columns)])
+        rows += [_texts(row, _tex, r"\textbf{{{}}}") for row in members]
+    frame = pd.DataFrame(rows, columns=list(map(_tex, _heads(table))))
+    text: str = frame.style.hide(axis="index").to_latex(
+        hrules=True,
+        position_float="centering",
+        caption=_tex(f"{table.title}. {table.caption}"),
+        label=f"tab:{table.key.removeprefix('table-')}",
+    )
+    return text
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(sign, sign) for sign in " ".join(text.split()))
+    return " ".join(text.split()).translate(_TEX)
+
+
+def _heads(table: Table) -> list[str]:
+    return [table.head, *(c.heading + _ARROWS.get(c.direction or "", "") for c in table.columns)]
+
+
+def _texts(row: Row, escape: Callable[[str], str], bold: str) -> list[str]:
+    """The cells of a row, the best of a column in bold."""
+    texts = [escape(row.name)]
+    for cell in row.cells:
+        text = escape(text_of(cell))
+        texts.append(bold.format(text) if cell.mark == BEST else text)
+    return texts
 
 
 def _plain(value: Any) -> Any:
