@@ -1,6 +1,8 @@
 import importlib.metadata
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,26 @@ def test_the_papers_names_are_aliases_and_not_methods_of_their_own() -> None:
 
 def test_the_version_is_the_installed_one() -> None:
     assert captum_excon.__version__ == importlib.metadata.version("captum-excon")
+
+
+def test_the_extra_all_holds_everything_for_users_and_nothing_for_developers() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    extras: dict[str, list[str]] = project["optional-dependencies"]
+
+    def packages(extra: str) -> set[str]:
+        found: set[str] = set()
+        for requirement in extras[extra]:
+            nested = re.fullmatch(r"captum-excon\[(.*)\]", requirement)
+            names = nested[1].split(",") if nested else []
+            found |= set().union(*map(packages, names))
+            if not nested:
+                found.add(re.split(r"[<>=]", requirement)[0])
+        return found
+
+    users = packages("all")
+    assert {"typer", "safetensors", "timm", "grad-cam", "lightning", "quantus"} <= users
+    assert not {"pytest", "mypy", "ruff", "hypothesis", "pre-commit"} & users
 
 
 def test_importing_the_package_loads_neither_torch_nor_an_extra() -> None:

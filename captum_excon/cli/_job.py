@@ -26,14 +26,14 @@ class _Counted(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.rows = 0
-        self.masked = 0
+        # A dictionary, since pytorch-grad-cam's methods call a shallow copy of the model.
+        self.counts = {"rows": 0, "masked": 0}
         self.train(model.training)
 
     def forward(self, inputs: Tensor) -> Any:
-        self.rows += len(inputs)
+        self.counts["rows"] += len(inputs)
         # Masked inputs alone are scored in inference mode: what is differentiated cannot be.
-        self.masked += len(inputs) * torch.is_inference_mode_enabled()
+        self.counts["masked"] += len(inputs) * torch.is_inference_mode_enabled()
         return self.model(inputs)
 
 
@@ -149,8 +149,8 @@ class Job:
                 for _, each in pairs
             ],
             names,
-            counted.masked or None,
-            counted.rows,
+            counted.counts["masked"] or None,
+            counted.counts["rows"],
             seconds,
         )
 

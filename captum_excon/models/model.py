@@ -93,6 +93,14 @@ class Model:
             raise UserError(f"{self.name} returns NaN or infinite scores for this image")
         return result
 
+    def predict(self, inputs: Tensor) -> int:
+        """Returns the index of the most probable class of one input.
+
+        Raises:
+            UserError: As `probabilities`.
+        """
+        return int(self.probabilities(inputs).argmax())
+
     def label(self, index: int) -> str:
         """Returns the name of a class."""
         return self.labels[index] if self.labels is not None else f"class {index}"

@@ -63,7 +63,9 @@ class NetworkSettings(Settings):
     model_config = ConfigDict(title="The network")
 
     encoder: str = option("--encoder", default="torchvision:resnet18", metavar="NAME")
-    """torchvision:NAME or timm:NAME."""
+    """demo, torchvision:NAME[@WEIGHTS], timm:NAME or package.module:function, your own. demo and
+    @WEIGHTS come with their pretrained weights; weights in encoder_args names a file to start
+    from."""
     encoder_args: dict[str, Any] = Field(default={})
     """Further arguments of the encoder's builder, as YAML: {drop_rate: 0.1}."""
     cifar_stem: bool | Literal["auto"] = "auto"

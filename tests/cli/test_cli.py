@@ -267,6 +267,7 @@ def test_methods_of_captum_and_grad_cam_are_drawn_too(image: Path, name: str) ->
     found = facts("explain", image, *SMALL, "--method", name, "--save-npz")
     (method,) = found["images"][0]["methods"]
     assert method["method"] == name
+    assert method["forward_rows"] >= 1
     with np.load("explanation.npz") as arrays:
         assert arrays[name].shape == (24, 24)
         assert arrays[name].any()

@@ -24,6 +24,15 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
         load_image(str(tmp_path / "none.png"))
 
 
+def test_the_demo_is_as_sure_as_on_the_command_line() -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("skimage")
+    model = load_model("demo")
+    inputs = model.inputs(load_image("demo"))
+    assert model.label(model.predict(inputs)) == "espresso"
+    assert model.probabilities(inputs).max() == pytest.approx(0.957, abs=0.002)
+
+
 @pytest.mark.parametrize("size", [(600, 400), (300, 500), (224, 224)])
 @pytest.mark.parametrize(
     ("name", "options", "share"),
