@@ -27,10 +27,15 @@ def choose(trace: Trace) -> list[Call]:
         maps = trace.reaching(maps)
     if not learned or not maps:
         return []
+    scorers = _scorers(trace.reads, learned)
+    if scorers:
+        shared = set.intersection(*(set(_last_uses(trace.reads, s.node or 0)) for s in scorers))
+        maps = [call for call in maps if call.node in shared and call not in scorers] or maps
 
     main = _main_path(trace.reads, maps, root.node)
     bottom = min(maps, key=lambda call: (call.positions, -call.end))
-    if not main or 2 * bottom.positions <= min(map_[0].positions for map_ in main):
+    narrow = not main or 2 * bottom.positions <= min(map_[0].positions for map_ in main)
+    if narrow or scorers:
         main = _main_path(trace.reads, maps, bottom.node)
     # Hooks know a module by its last call.
     final = set({call.module: call for call in calls}.values())
@@ -131,6 +136,27 @@ def _is_detour(call: Call, learned: list[Call]) -> bool:
             if not all(min(a, b) <= size <= max(a, b) for a, b, size in bounds):
                 return True
     return False
+
+
+def _scorers(reads: list[set[int]], learned: list[Call]) -> list[Call]:
+    """Returns the layers that emit class scores or box regressions for every position.
+
+    No other layer works on what they emit, and the module that they head receives maps and emits
+    none. Heads work on several resolutions; what all their scores depend on is the feature map.
+    """
+    inside = {node for call in learned for node in range(call.first, call.last + 1)}
+    worked_on: set[int] = set()
+    for node in range(len(reads) - 1, 0, -1):
+        if node in inside or node in worked_on:
+            worked_on |= reads[node]
+    final = [call for call in learned if call.map and call.node not in worked_on]
+    heads = {
+        outer.start
+        for call in final
+        for outer in call.enclosing()
+        if outer.received and not outer.map and not _halves(outer.received, call.size)
+    }
+    return [call for call in final if any(outer.start in heads for outer in call.enclosing())]
 
 
 def _halves(before: Size | None, after: Size | None) -> bool:

@@ -34,8 +34,10 @@ class Call:
     """One call of a module, from `start` to `end` on a clock that all calls share.
 
     Attributes:
-        received: Spatial size of the map in the first argument, if it is one.
+        given: How the first tensor argument is a map, if it is one.
         source: The value (see `Trace`) of the first tensor argument.
+        first: The first value that could be made inside.
+        last: The value before the first that could be made after it.
         node: The value of the first tensor of the output.
         shape: Its shape.
         map: How the output is a map, if it is one.
@@ -46,13 +48,20 @@ class Call:
     module: nn.Module
     parent: Call | None
     start: int
-    received: Size | None
+    given: MapShape | None
     source: int | None
+    first: int
+    last: int = -1
     end: int = -1
     node: int | None = None
     shape: Size = ()
     map: MapShape | None = None
     output: Tensor | None = None
+
+    @property
+    def received(self) -> Size | None:
+        """Spatial size of the map that it was given."""
+        return self.given.size if self.given else None
 
     @property
     def size(self) -> Size | None:
@@ -91,7 +100,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.result: Tensor | None = None
         self.refusal = ""
-        self._ndim = image.ndim
+        self._ndim, self._rows, self._dtype = image.ndim, len(image), image.dtype
         self._node = {_memory(image): 0}
         self._channels_last: dict[tuple[object, ...], bool] = {}
         self._open: list[Call] = []
@@ -110,6 +119,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _record(
         self, func: Any, args: tuple[Any, ...], sources: list[Tensor], results: list[Tensor]
     ) -> None:
+        if "::roi_" in func.name():
+            sources = sources[:1]  # So do boxes.
         tracked = [tensor for tensor in sources if _memory(tensor) in self._node]
         if not tracked:
             for tensor in results:
@@ -122,7 +133,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node = len(self.reads)
         self.reads.append({self._node[memory] for memory in read})
         for tensor in results:
-            if func._schema.is_mutable or _memory(tensor) not in read:
+            if not (tensor.is_floating_point() or tensor.dtype == self._dtype):
+                # Indices and conditions say where to read, not what.
+                self._node.pop(_memory(tensor), None)
+            elif func._schema.is_mutable or _memory(tensor) not in read:
                 self._node[_memory(tensor)] = node
             self._channels_last[_view(tensor)] = channels_last
 
@@ -132,10 +146,10 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         tensor = next(_tensors((args, kwargs)), None)
         source = None if tensor is None else self._node.get(_memory(tensor))
-        map_ = self._map(tensor) if tensor is not None and self.reshape_transform is None else None
+        given = self._map(tensor) if tensor is not None and self.reshape_transform is None else None
         parent = self._open[-1] if self._open else None
-        size = map_.size if map_ else None
-        self._open.append(Call(name, module, parent, next(self._clock), size, source))
+        start = next(self._clock)
+        self._open.append(Call(name, module, parent, start, given, source, len(self.reads)))
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         """Is the hook of `module` after its call."""
@@ -144,6 +158,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         while (call := self._open.pop()).module is not module:
             pass  # A call that ended in an error, which the model caught, has no second hook.
         call.end = next(self._clock)
+        call.last = len(self.reads) - 1
         self.calls.append(call)
         tensor = next(_tensors(output), None)
         if tensor is None:
@@ -193,7 +208,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._paused = False
             if tensor.ndim < 3:
                 return None
-        elif tensor.ndim != self._ndim:
+        elif tensor.ndim != self._ndim or len(tensor) != self._rows:
             return None
         shape = tuple(tensor.shape)
         channels, size = (shape[-1], shape[1:-1]) if channels_last else (shape[1], shape[2:])

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from captum_excon.layers._choice import REMEDY, check_not_tokens, choose
-from captum_excon.layers._trace import ReshapeTransform, Size, first_rows, row_counts, run_traced
+from captum_excon.layers._trace import (
+    Call,
+    ReshapeTransform,
+    Size,
+    first_rows,
+    row_counts,
+    run_traced,
+)
 
 __all__ = ["SelectedLayer", "channels_last_to_first", "select_layers", "tokens_to_map", "unwrap"]
 
@@ -25,6 +32,7 @@ class SelectedLayer:
         size: Spatial size of a map, ``(h, w)`` for images.
         channels_last: True if the module emits `(N, *size, channels)`, as the stages of
             torchvision's Swin do; False for `(N, channels, *size)`.
+        input_channels_last: The same of what the module is given.
     """
 
     name: str
@@ -32,6 +40,7 @@ class SelectedLayer:
     channels: int
     size: Size
     channels_last: bool
+    input_channels_last: bool = False
 
 
 def select_layers(
@@ -76,9 +85,10 @@ def select_layers(
       (NASNet, HRNet), the modules called beside the path's.
     - *Skips past the bottom* (U-Net, heads on several stages): the path leads to the last of the
       smallest maps instead of to the output.
-    - *Class scores are no feature maps*: in models with a dense output, and in a submodule that
-      pools its maps straight into the output (SqueezeNet's classifier), maps from the last layer
-      with parameters on are left out.
+    - *Class scores and box regressions are no feature maps*: in models with a dense output, and in
+      heads (submodules that receive maps, emit none and end in a convolution: those of SqueezeNet
+      and of detectors), maps from that last layer on are left out. In a detector the path leads to
+      the last of the smallest maps that every score depends on.
     - *Tokens*: with `reshape_transform`, every output that it accepts is a map, all usually at
       one size, so the list has one entry. It is the last whose positions still reach the output.
       In a class-token ViT that is the **input** of the last block, since the patch tokens that
@@ -165,12 +175,18 @@ def select_layers(
             if chosen := choose(trace):
                 if reshape_transform is None:
                     check_not_tokens(trace, chosen)
-                return [SelectedLayer(c.name, c.module, *c.map) for c in chosen if c.map]
+                return [_selected(call) for call in chosen]
             refusal = trace.refusal
     raise ValueError(
         f"None of the model's modules emits a feature map that the output depends on{refusal}. "
         f"{REMEDY}"
     )
+
+
+def _selected(call: Call) -> SelectedLayer:
+    assert call.map
+    input_channels_last = call.given is not None and call.given.channels_last
+    return SelectedLayer(call.name, call.module, *call.map, input_channels_last)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from captum_excon.attr import AdaptiveHybridCAM, IntegratedGradCAM
 from captum_excon.layers import (
     SelectedLayer,
     channels_last_to_first,
@@ -22,6 +23,7 @@ from captum_excon.layers import (
     tokens_to_map,
     unwrap,
 )
+from captum_excon.targets import callable_targets
 
 # Name, channels, spatial size; one number stands for a square.
 Row = tuple[str, int, int]
@@ -768,6 +770,72 @@ def test_scores_of_a_segmentation_network_are_not_chosen() -> None:
 
     model = Steps(call, first=conv(3, 4), second=conv(4, 6), scores=nn.Conv2d(6, 2, 1)).eval()
     assert names(model, 3, 16, 16) == ["first", "second"]
+
+
+class Detector(nn.Module):
+    """A pyramid of three levels, the third without a way down, with a head on each."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower, self.boxes, self.scores = conv(4, 4), conv(4, 4), conv(4, 2)
+
+        def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+            towers = [self.tower(m) for m in maps]
+            boxes = torch.cat([self.boxes(m).flatten(2) for m in towers], 2)
+            return boxes, torch.cat([self.scores(m).flatten(2) for m in towers], 2)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([conv(3, 4), conv(4, 6, 2)])
+        self.lateral = nn.ModuleList([nn.Conv2d(4, 4, 1), nn.Conv2d(6, 4, 1)])
+        self.extra = conv(6, 4, 2)
+        self.head = self.Head()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.stages[0](image)
+        coarse = self.stages[1](fine)
+        top = self.lateral[1](coarse)
+        down = self.lateral[0](fine) + F.interpolate(top, fine.shape[2:])
+        boxes, scores = self.head([down, top, self.extra(coarse)])
+        best = scores.softmax(1)[:, 1].argmax(1)
+        return boxes.gather(2, best[:, None, None].expand(-1, 4, 1)), scores
+
+
+def test_heads_of_a_detector_are_not_chosen_nor_levels_that_not_every_score_depends_on() -> None:
+    model = Detector().eval()
+    assert names(model, 3, 16, 16) == ["stages.0", "stages.1"]
+    wrapped = Steps(lambda net, x: net.model(x)[1].amax(2), model=model).eval()
+    assert names(wrapped, 3, 16, 16) == ["model.stages.0", "model.stages.1"]
+
+
+DETECTORS = {
+    "ssdlite320_mobilenet_v3_large": [f"backbone.features.0.{i}" for i in (1, 3, 6)]
+    + ["backbone.features.0"],
+    "fasterrcnn_mobilenet_v3_large_320_fpn": [f"backbone.body.{i}" for i in (1, 3, 6, 12)]
+    + ["backbone.fpn.inner_blocks.1"],
+}
+
+
+def detector(name: str) -> nn.Module:
+    model = torchvision.models.get_model(name, weights=None, weights_backbone=None).eval()
+    if hasattr(model, "roi_heads"):
+        model.roi_heads.score_thresh = 0.0  # an untrained network is sure of no box
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*maps are all zero")  # of an untrained network they may be
+@pytest.mark.parametrize("name", DETECTORS)
+def test_torchvision_detectors_give_feature_maps_that_the_methods_can_explain(name: str) -> None:
+    model, image = detector(name), torch.rand(1, 3, 96, 96)
+    assert names(model, 3, 96, 96) == DETECTORS[name]
+    wrapped = callable_targets(model, lambda output: output["scores"].sum() + output["boxes"].sum())
+    cam = IntegratedGradCAM(wrapped)
+    maps = cam.attribute(image, target=0, n_steps=2, relu_attributions=False)
+    assert maps.count_nonzero() > 0
+    hybrid = AdaptiveHybridCAM(wrapped)
+    assert hybrid.attribute(image, target=0, return_layer_maps=True)[0].shape == image.shape
 
 
 def test_scores_are_recognised_inside_a_module_with_a_temperature() -> None:
