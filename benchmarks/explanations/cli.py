@@ -235,6 +235,14 @@ def compare_command(
         _leave(status)
 
 
+@app.command("settings")
+def settings_command() -> None:
+    """Lists all settings, their values, defaults and meaning, as Markdown."""
+    from benchmarks.explanations.config import settings_tables
+
+    typer.echo(settings_tables())
+
+
 def _config(folder: Path, name: str | None, settings: list[str]) -> Config:
     from benchmarks.explanations.config import load_config
     from captum_excon._settings import parse_assignments

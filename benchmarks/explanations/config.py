@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import Field, field_validator, model_validator
+from tabulate import tabulate
 
 from captum_excon._files import written_whole
 from captum_excon._messages import close_names
 from captum_excon._settings import Settings, assign, read_yaml, validated
+from captum_excon._settings_help import allowed, default_text
 from captum_excon.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -298,6 +300,31 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     for name, value in overrides.items():
         assign(settings, name, value)
     return Config.from_mapping(settings, path)
+
+
+def settings_tables() -> str:
+    """Returns all settings as Markdown: name, values, default and meaning, a table per section."""
+    sections: dict[str, tuple[str, type[Settings], Sequence[str]]] = {
+        f"data.kind={kind.model_fields['kind'].default}": ("data.", kind, list(kind.model_fields))
+        for kind in get_args(Data)
+    }
+    sections |= {
+        "model": ("model.", ModelConfig, list(ModelConfig.model_fields)),
+        "protocol": ("protocol.", Protocol, list(Protocol.model_fields)),
+        "all else": ("", Config, ("layer", "seed", "batch_size", "device")),
+    }
+    parts = []
+    for title, (prefix, cls, names) in sections.items():
+        rows = []
+        for name in names:
+            field = cls.model_fields[name]
+            values = allowed(field).replace("|", " or ")
+            meaning = " ".join((field.description or "").split())
+            rows.append([f"`{prefix}{name}`", values, default_text(field), meaning])
+        head = ["setting", "values", "default", "meaning"]
+        table = tabulate(rows, head, "github", disable_numparse=True)
+        parts.append(f"## {title}\n\n{(cls.__doc__ or '').splitlines()[0]}\n\n{table}\n")
+    return "\n".join(parts)
 
 
 def _portable(section: Settings) -> dict[str, Any]:

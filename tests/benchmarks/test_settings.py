@@ -1,5 +1,6 @@
 """The settings of a benchmark: read, checked, put on top of each other, and hashed."""
 
+import re
 from typing import get_args
 
 import pytest
@@ -9,6 +10,7 @@ from benchmarks.explanations.config import (
     Config,
     GridData,
     load_config,
+    settings_tables,
 )
 from captum_excon._settings import Settings, parse_assignments
 from captum_excon.errors import UserError
@@ -125,6 +127,19 @@ def test_every_setting_says_what_it_is():
     assert len(found) > 35
     assert {"data.min_probability", "model.name", "metrics.options"} <= set(found)
     assert [name for name, field in found.items() if not field.description] == []
+
+
+def test_the_tables_of_settings_name_all_but_explainers_and_metrics():
+    tables = settings_tables()
+    for name, field in settings_of(Config):
+        if not name.startswith(("explainers", "metrics")) and name not in (
+            "data",
+            "model",
+            "protocol",
+        ):
+            assert f"`{name}`" in tables
+            assert " ".join(field.description.split()) in tables
+    assert "| `data.min_probability` | 0<=X<=1" in re.sub(" +", " ", tables)
 
 
 def test_another_kind_of_data_drops_the_settings_that_it_does_not_have():
