@@ -15,12 +15,12 @@ from captum_excon._provenance import versions, weights_hash
 from captum_excon.layers import unwrap
 from captum_excon.models.classifier import Classifier
 from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache
-from captum_excon.training.modules.checks import Stopwatch
 from captum_excon.training.modules.explainers import (
     WatchedExplainer,
     build_explainer,
     takes_layer,
 )
+from captum_excon.training.modules.monitoring import Stopwatch
 from captum_excon.training.settings import ExplanationSettings
 from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._undisturbed import Explainer

@@ -1,4 +1,4 @@
-"""What a run leaves on disk while it trains: checkpoints that survive anything, and its figures."""
+"""Checkpoints and figures that a run writes while it trains, and that survive interruptions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             partial.unlink(missing_ok=True)
             raise UserError(
                 f"{path}: the checkpoint cannot be written ({one_line(error)}); the earlier ones "
-                "are whole: make room, then run the same command with --resume"
+                "are intact: free some space, then run the same command with --resume"
             ) from error
 
 
@@ -68,7 +68,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint on the CPU; runs no code in it.
 
     Raises:
-        UserError: The file is missing or is no checkpoint of a run.
+        UserError: The file is missing or not a checkpoint of a run.
     """
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -77,16 +77,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
     except Exception as error:  # torch.load raises almost anything on a file of another kind
         raise UserError(
-            f"{path}: is no checkpoint of captum-excon train ({one_line(error)})"
+            f"{path}: not a checkpoint of captum-excon train ({one_line(error)})"
         ) from error
     return checkpoint
 
 
 def run_state(path: Path) -> dict[str, Any]:
-    """What `RunFolder` wrote into a checkpoint: ``config`` and ``history``.
+    """Returns what `RunFolder` wrote into a checkpoint: ``config`` and ``history``.
 
     Raises:
-        UserError: The file is missing or is no checkpoint of a run.
+        UserError: The file is missing or not a checkpoint of a run.
     """
     state: dict[str, Any] = read_checkpoint(path)["callbacks"][RunFolder.__name__]
     return state

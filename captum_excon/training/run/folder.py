@@ -1,4 +1,4 @@
-"""The folder of a run: whether it may be used, and what a new run removes from it."""
+"""The folder of a run: whether it can be used, and what a new run removes from it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFIG, SUMMARY, TENSORBOARD = "config.yaml", "summary.json", "tensorboard"
 
 
 def check_folder(out: Path, config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
-    """Makes the folder if needed, and fails where a run, or its resumption, may not use it.
+    """Creates the folder if needed, and checks that a run, or its resumption, can use it.
 
     Raises:
         UserError: The folder cannot be written to, holds something and neither ``resume`` nor
@@ -27,13 +27,13 @@ def check_folder(out: Path, config: TrainConfig, *, resume: bool, overwrite: boo
         _refuse_other_settings(out, config)
     elif any(out.iterdir()) and not (resume or overwrite):
         raise UserError(
-            f"{out} is not empty: go on with the run in it by --resume, replace it by --overwrite, "
-            "or choose another folder with --out"
+            f"{out} is not empty: continue the run in it with --resume, replace it with "
+            "--overwrite, or choose another folder with --out"
         )
 
 
 def claim_folder(out: Path, config: TrainConfig, *, overwrite: bool) -> None:
-    """Removes an earlier run, if that is asked for, and writes the settings into the folder."""
+    """Removes an earlier run if asked to, and writes the settings into the folder."""
     if overwrite:
         for name in (CONFIG, SUMMARY, LAST, BEST, METRICS):
             (out / name).unlink(missing_ok=True)
@@ -47,13 +47,13 @@ def _refuse_other_settings(out: Path, config: TrainConfig) -> None:
     if changed:
         listed = ", ".join(f"{name} was {before[name]!r}, now {now[name]!r}" for name in changed)
         raise UserError(
-            f"--resume: {out} holds a run with other settings ({listed}); leave them out, or start "
+            f"--resume: {out} holds a run with other settings ({listed}): leave them out, or start "
             "a new run with --overwrite or another --out"
         )
 
 
 def read_summary(out: Path) -> dict[str, Any] | None:
-    """The summary of a finished run; None if it has not finished."""
+    """Returns the summary of a finished run, None if it has not finished."""
     try:
         text = (out / SUMMARY).read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -38,7 +38,7 @@ from captum_excon.training.run.folder import (
     read_summary,
     write_summary,
 )
-from captum_excon.training.run.lightning import as_user_errors, calm, settings_as_user_errors
+from captum_excon.training.run.messages import as_user_errors, calm, settings_as_user_errors
 from captum_excon.training.settings import DataSettings
 
 __all__ = ["CONFIG", "SUMMARY", "TrainConfig", "load_run", "rank_zero_only", "train"]
@@ -55,14 +55,14 @@ def train(
     """Trains, tests the best and the last checkpoint, and returns what ``summary.json`` holds.
 
     A run that was killed, even with ``kill -9``, and resumed has bit for bit the weights of an
-    uninterrupted one on the same CPU: it goes on after the last whole epoch, and everything random
-    in an epoch depends on the seed and on the epoch's number only. A finished run that is resumed
+    uninterrupted one on the same CPU: it continues after the last complete epoch, and all
+    randomness in an epoch depends on the seed and the epoch alone. A finished run that is resumed
     returns its summary at once.
 
     Args:
         config: What to train.
         out: Folder of the run; made if needed.
-        resume: Go on with the run in ``out``, or start if there is none.
+        resume: Continue the run in ``out``, or start if there is none.
         overwrite: Delete the run in ``out`` first.
         progress: Show a progress bar.
 
@@ -73,8 +73,8 @@ def train(
         ``hardware``.
 
     Raises:
-        UserError: ``out`` holds something else or another run, or the data, the settings or the
-            disk do not do.
+        UserError: ``out`` holds something else or another run, the data or settings are wrong, or
+            the disk is full.
     """
     # The other processes of a distributed run start when the folder is in use.
     rank_zero_only(check_folder)(out, config, resume=resume, overwrite=overwrite)
@@ -130,7 +130,7 @@ def load_run(
         before it is asked to; and the settings.
 
     Raises:
-        UserError: The file is no such checkpoint.
+        UserError: The file is not such a checkpoint.
     """
     settings = {**run_state(checkpoint)["config"], "compile": False}
     config = validated(

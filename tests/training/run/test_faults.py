@@ -53,8 +53,8 @@ def test_a_full_disk_at_a_checkpoint_leaves_the_earlier_ones_and_says_what_to_do
     path, advice = message.read_text().split(": ", 1)
     assert Path(path) in (out / "best.ckpt", out / "last.ckpt")
     assert advice == (
-        "the checkpoint cannot be written (File too large); the earlier ones are whole: make "
-        "room, then run the same command with --resume"
+        "the checkpoint cannot be written (File too large); the earlier ones are intact: free "
+        "some space, then run the same command with --resume"
     )
     assert {name: (out / name).read_bytes() for name in before} == before
     assert not list(out.glob(".*"))

@@ -160,7 +160,7 @@ def test_a_used_folder_is_refused_and_left_as_it_is(
     finished: tuple[TrainConfig, Path], tmp_path: Path
 ) -> None:
     config, out = finished
-    with pytest.raises(UserError, match="is not empty: go on with the run in it by --resume"):
+    with pytest.raises(UserError, match="is not empty: continue the run in it with --resume"):
         runner.train(config, out)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty"):
@@ -196,7 +196,7 @@ def test_overwriting_removes_the_run_and_nothing_else(data: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "cannot be read"), (b"not a checkpoint", "is no checkpoint of captum-excon train")],
+    [(None, "cannot be read"), (b"not a checkpoint", "not a checkpoint of captum-excon train")],
 )
 def test_another_file_is_no_checkpoint(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "some.ckpt"
@@ -209,7 +209,7 @@ def test_another_file_is_no_checkpoint(content: bytes | None, message: str, tmp_
 
 def test_a_state_dict_alone_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save(nn.Linear(1, 1).state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(UserError, match="is no checkpoint of captum-excon train"):
+    with pytest.raises(UserError, match="not a checkpoint of captum-excon train"):
         read_checkpoint(tmp_path / "weights.pt")
 
 

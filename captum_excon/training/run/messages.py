@@ -1,4 +1,4 @@
-"""What stands between Lightning and a user: its chatter, its Ctrl-C, and errors of the system."""
+"""What Lightning and the system report, turned into messages for the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from captum_excon._messages import one_line
 from captum_excon.errors import ExplainerError, UserError
 
-# What Lightning tells those who write training loops, and no one who starts them can act on.
+# Hints for authors of training loops, which whoever starts a run cannot act on.
 _CHATTER = (
     "The number of training batches",
     ".*does not have many workers",
@@ -27,7 +27,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """Keeps Lightning's announcements off standard error; its warnings about the run stay."""
+    """Silences Lightning's announcements, but not its warnings about the run."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -44,10 +44,10 @@ def calm() -> Iterator[None]:
 
 @contextmanager
 def as_user_errors() -> Iterator[None]:
-    """Makes UserErrors of what a user can mend, and of Lightning's exit a KeyboardInterrupt again.
+    """Turns errors that the user can mend into UserErrors, and Lightning's exit into Ctrl-C.
 
-    Lightning leaves Ctrl-C switched off, too; it works again afterwards. After SIGTERM the exit
-    status is 143, as is the custom.
+    Lightning also leaves Ctrl-C disabled; it works again afterwards. After SIGTERM the exit status
+    is 143, by convention.
 
     Raises:
         UserError: The disk is full, the loss is not finite, or the explainer has failed.
@@ -68,8 +68,8 @@ def as_user_errors() -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         raise UserError(
-            f"the disk is full ({one_line(error)}); the checkpoints are whole: make room, then run "
-            "the same command with --resume"
+            f"the disk is full ({one_line(error)}); the checkpoints are intact: free some space, "
+            "then run the same command with --resume"
         ) from error
     finally:
         if signal.getsignal(signal.SIGINT) is not handler:
@@ -78,10 +78,10 @@ def as_user_errors() -> Iterator[None]:
 
 @contextmanager
 def settings_as_user_errors() -> Iterator[None]:
-    """Makes UserErrors of what networks, modules, data and the trainer say about their arguments.
+    """Turns errors of networks, modules, data and the trainer about settings into UserErrors.
 
     Raises:
-        UserError: A setting does not do, or a package that it needs is not installed.
+        UserError: A setting is wrong, or a package that it needs is not installed.
     """
     try:
         yield
