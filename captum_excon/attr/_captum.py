@@ -205,10 +205,11 @@ def select_target(output: Tensor, target: Target) -> Tensor:
     selected: Tensor = _select_targets(output, target)
     if selected.numel() != selected.shape[0]:
         raise AssertionError(
-            f"target={target!r} selects {tuple(selected.shape[1:])} values a row from an output "
-            f"of shape {tuple(output.shape)}, where one is needed; pass a target for every "
-            "output dimension but the first (in attribute(inputs, baselines, target) it is the "
-            "third positional argument), or reduce the output with captum_excon.callable_targets"
+            f"target={target!r} selects values of shape {tuple(selected.shape[1:])} for each row "
+            f"of an output of shape {tuple(output.shape)}, but a single value is needed; pass a "
+            "target for every output dimension but the first (in attribute(inputs, baselines, "
+            "target) it is the third positional argument), or reduce the output with "
+            "captum_excon.callable_targets"
         )
     return selected.reshape(-1)
 

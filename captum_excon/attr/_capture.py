@@ -81,7 +81,7 @@ def capture(
 
     Raises:
         ValueError: A layer did not run, has no influence on the selected output, or its output
-            is no map; gradients are NaN or infinite.
+            is not a map; gradients are NaN or infinite.
         RuntimeError: The output cannot be differentiated.
     """
     if isinstance(forward_func, nn.Module):
@@ -183,9 +183,9 @@ def _as_map(tensor: Tensor, layer: HookedLayer, inputs: tuple[Tensor, ...]) -> T
     if tensor.shape[:1] != inputs[0].shape[:1] or tensor.dim() not in ranks | {2}:
         after = "" if layer.reshape is None else f" ({tuple(tensor.shape)} after reshape_transform)"
         raise ValueError(
-            f"the layer {layer.name!r} gives a tensor of shape {shape}{after}, which is no feature "
-            f"map (N, C, *spatial) for inputs of shape {tuple(inputs[0].shape)}; for tokens pass "
-            "reshape_transform=, for instance captum_excon.tokens_to_map(height, width)"
+            f"the layer {layer.name!r} gives a tensor of shape {shape}{after}, which is not a "
+            f"feature map (N, C, *spatial) for inputs of shape {tuple(inputs[0].shape)}; for "
+            "tokens pass reshape_transform=, for instance captum_excon.tokens_to_map(height, width)"
         )
     return tensor
 

@@ -43,8 +43,8 @@ def resolve_layers(
         if isinstance(layer, str):
             if model is None:
                 raise ValueError(
-                    f"the layer {layer!r} cannot be looked up by name because forward_func is no "
-                    "torch.nn.Module; pass the module itself"
+                    f"the layer {layer!r} cannot be looked up by name because forward_func is "
+                    "not a torch.nn.Module; pass the module itself"
                 )
             try:
                 layer = model.get_submodule(layer)

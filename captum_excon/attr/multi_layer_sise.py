@@ -46,7 +46,7 @@ class MultiLayerSISE(MaskAttribution):
     rectified first (``rectify``), which changes nothing on layers after a ReLU and keeps negative
     evidence from becoming masks on others; constant maps are dropped; a layer without a positive
     gradient contributes nothing and does not mask. The gradients are those of the log-odds of Ψ,
-    which select the same maps as those of Ψ (they differ by one positive factor an image) and do
+    which select the same maps as those of Ψ (they differ by one positive factor per image) and do
     not vanish for a confident model.
 
     The cost is one forward and one backward pass and as many forward rows as masks are kept: from

@@ -27,7 +27,7 @@ class ScoreCAM(MaskAttribution):
     subtracts, is the same for all maps and falls out of the softmax. Where sources differ, the
     maps are those of pytorch-grad-cam up to its final scaling to [0, 1]: masks are up-sampled with
     ``align_corners=True`` (the authors' code: False), and a constant map takes part with the score
-    of an empty mask (which is scored once an image, not once a map).
+    of an empty mask (scored once per image, not once per map).
 
     It costs one forward row for each feature map of the layer, such as 2048 for a ResNet-50, and
     two more: the hooked pass and the empty mask.
@@ -112,7 +112,7 @@ class ScoreCAM(MaskAttribution):
             )
             masks = FeatureMasks(found.maps, None, batch.sizes, align_corners=align_corners)
             (maps,), ((image, channel),) = masks.maps, masks.index
-            # A constant map is an empty mask; one empty mask serves all of an image's.
+            # A constant map is an empty mask; one is enough for each image.
             scores = batch.score(_EmptyMasks(batch)).unsqueeze(2).repeat(1, 1, maps.shape[1])
             scores[:, image, channel] = batch.score(masks)
             cams = channel_sum(scores.softmax(2), maps).relu()

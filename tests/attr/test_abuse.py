@@ -359,7 +359,7 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], Any, str]] = {
         LAYERED,
         {"model": TwoViews, "layers": ["conv"]},
         ValueError,
-        "no feature map",
+        "not a feature map",
     ),
     # reshape_transform
     "tokens without a reshape function": (
