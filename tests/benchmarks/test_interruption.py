@@ -57,6 +57,7 @@ def whole(tmp_path_factory):
     return finished(tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_at_many_moments_loses_and_repeats_nothing(whole, tmp_path):
     planned(tmp_path)
     kept: list[str] = []

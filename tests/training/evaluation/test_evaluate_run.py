@@ -127,6 +127,7 @@ def cifar_c(folder: Path, severities: int = 5, count: int = 6) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_corrupted_images_get_a_ladder_a_table_and_a_plot(run: Path, tmp_path: Path) -> None:
     corrupted = cifar_c(tmp_path / "c")
     out = tmp_path / "out"

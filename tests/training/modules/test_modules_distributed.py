@@ -68,6 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ARMS)
 def test_two_processes_end_with_the_same_trained_weights(arm: str, folder: Path) -> None:
     start = torch.load(folder / f"{arm}-start.pt", weights_only=True)
@@ -80,6 +81,7 @@ def test_two_processes_end_with_the_same_trained_weights(arm: str, folder: Path)
     assert metrics["val/accuracy"] == others["val/accuracy"]
 
 
+@pytest.mark.slow
 def test_two_processes_fill_one_cache(folder: Path) -> None:
     (maps,) = (folder / "maps").glob("*.f16")
     (keys,) = (np.fromfile(path, np.int64) for path in (folder / "maps").glob("keys-*.i64"))

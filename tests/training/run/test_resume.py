@@ -68,6 +68,7 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert written[0][0] == written[1][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_killed_in_the_middle_of_an_epoch_that_is_explained(
     method: str, data: Path, tmp_path: Path, whole: Callable[[TrainConfig], Path]
@@ -81,6 +82,7 @@ def test_killed_in_the_middle_of_an_epoch_that_is_explained(
     assert_equal_runs(whole(config), killed)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(
     data: Path, tmp_path: Path, whole: Callable[[TrainConfig], Path]
 ) -> None:
