@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,12 +28,14 @@ class HookedLayer:
         name: Its name in messages.
         reshape: How its output becomes (N, C, *spatial).
         call: Which of the module's calls in a pass counts, from 0; None for the last.
+        reshape_input: How its input becomes (N, C, *spatial).
     """
 
     module: nn.Module
     name: str
     reshape: Reshape | None = None
     call: int | None = None
+    reshape_input: Reshape | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ def capture(
     """
     if isinstance(forward_func, nn.Module):
         forward_func = unwrap(forward_func)
+    if to_input:
+        layers = [replace(layer, reshape=layer.reshape_input) for layer in layers]
     with eager(), torch.inference_mode(False):
         # Where a model sets the grad mode itself, as in a no_grad block around its backbone, it
         # takes back what the first layer's hook has set, and where it calls a layer less often

@@ -60,7 +60,8 @@ def resolve_layers(
                 f"a layer must be a torch.nn.Module or its name, but found {type(layer).__name__}"
             )
         layer = unwrap(layer)
-        resolved.append(HookedLayer(layer, names.get(layer) or type(layer).__name__, reshape))
+        name = names.get(layer) or type(layer).__name__
+        resolved.append(HookedLayer(layer, name, reshape, reshape_input=reshape))
     return resolved
 
 
@@ -137,9 +138,13 @@ def _unambiguous(
 
 
 def _from_selection(layer: SelectedLayer, reshape: Reshape | None) -> HookedLayer:
-    if reshape is None and layer.channels_last:
-        reshape = channels_last_to_first
-    return HookedLayer(layer.module, layer.name, reshape)
+    def side(channels_last: bool) -> Reshape | None:
+        return channels_last_to_first if reshape is None and channels_last else reshape
+
+    reshape_input = side(layer.input_channels_last)
+    return HookedLayer(
+        layer.module, layer.name, side(layer.channels_last), reshape_input=reshape_input
+    )
 
 
 def _with_own_calls(

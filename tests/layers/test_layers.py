@@ -905,6 +905,32 @@ def test_channels_last_in_one_dimension_are_followed_through_transposes() -> Non
     assert [layer.channels_last for layer in layers] == [False, True, False]
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_input_of_a_chosen_layer_is_read_along_its_own_axes(channels_last: bool) -> None:
+    def to_last(net: Any, x: Tensor) -> Tensor:
+        return net.linear(x.permute(0, 2, 3, 1))
+
+    def to_first(net: Any, x: Tensor) -> Tensor:
+        return net.linear(x).permute(0, 3, 1, 2)
+
+    if channels_last:
+        first = Steps(to_last, linear=nn.Linear(3, 4))
+        last = Steps(to_first, linear=nn.Linear(4, 5))
+    else:
+        first, last = conv(3, 4), Steps(to_last, linear=nn.Linear(4, 5))
+    pooled = (2, 3) if channels_last else (1, 2)
+    model = Steps(lambda net, x: net.last(net.first(x)).mean(pooled), first=first, last=last)
+    image = torch.rand(2, 3, 6, 5)
+    (chosen,) = select_layers(model.eval(), image)
+    assert (chosen.name, chosen.input_channels_last) == ("last", channels_last)
+    reshape = channels_last_to_first if channels_last else None
+    how = {"target": 1, "n_steps": 3, "relu_attributions": False}
+    expected = IntegratedGradCAM(model, first, reshape_transform=reshape).attribute(image, **how)
+    given = IntegratedGradCAM(model).attribute(image, attribute_to_layer_input=True, **how)
+    torch.testing.assert_close(given, expected)
+    assert given.shape == (2, 1, 6, 5)
+
+
 def test_three_dimensional_network() -> None:
     model = torchvision.models.video.r3d_18().eval()
     assert rows(select_layers(model, torch.rand(1, 3, 8, 56, 48))) == [
