@@ -6,7 +6,7 @@ import json
 
 from captum_excon.cli._options import Grayscale, Layers, ModelName, Size, Tokens, size_pair
 from captum_excon.cli._report import layer_facts, table
-from captum_excon.cli.console import Json, Traceback, one_line_errors
+from captum_excon.cli.console import Json, Traceback, note, one_line_errors
 
 
 def show_layers(
@@ -24,6 +24,8 @@ def show_layers(
     --layers, and of the methods' layers= in Python.
     """
     with one_line_errors(traceback) as say:
+        if not as_json:
+            note(f"loading {model} ...")
         from captum_excon.models import load_model
         from captum_excon.models.named_layers import choose_layers, reshape_for
 
