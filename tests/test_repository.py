@@ -65,6 +65,11 @@ def test_classifiers_and_workflow_name_the_same_versions_of_python() -> None:
     assert all(url.startswith("https://") for url in project["urls"].values())
 
 
+def test_no_two_test_modules_share_a_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_the_other_yaml_files_parse() -> None:
     hooks = {
         hook["id"]

@@ -178,9 +178,13 @@ FAMILIES: dict[str, list[Row]] = {
         ("blocks.3", 512, 7),
     ],
 }
+LARGE = {"alexnet", "vgg11_bn", "vgg16", "wide_resnet50_2"}  # whose weights take seconds to draw
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in FAMILIES],
+)
 def test_each_torchvision_family_gives_the_last_map_of_every_block(name: str) -> None:
     model = torchvision_model(name)
     layers = select_layers(model, torch.rand(1, 3, 224, 224))
@@ -250,6 +254,7 @@ def test_adaptive_pooling_that_enlarges_a_map_is_no_layer() -> None:
     assert names(model, 3, 64, 64)[-1] == "features.27"
 
 
+@pytest.mark.slow
 def test_timm_models() -> None:
     timm = pytest.importorskip("timm")
     assert rows(select_layers(timm.create_model("resnet18").eval(), torch.rand(1, 3, 64, 64))) == [
@@ -332,6 +337,7 @@ def test_vit_gives_the_input_of_its_last_block_as_that_drops_the_patches(vit: nn
     assert layers[0].channels_last is False
 
 
+@pytest.mark.slow
 def test_vit_b_16() -> None:
     model = torchvision_model("vit_b_16", image_size=64)
     layers = select_layers(model, torch.rand(1, 3, 64, 64), reshape_transform=tokens_to_map(4, 4))
