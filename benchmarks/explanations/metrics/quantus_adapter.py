@@ -118,5 +118,5 @@ def _class(name: str) -> Any:
         raise UserError(f"{full} {refused.reason}; use {refused.instead}")
     found = getattr(module, name)
     if not isinstance(found, type):
-        raise UserError(f"{full} is no metric")
+        raise UserError(f"{full} is not a metric")
     return found

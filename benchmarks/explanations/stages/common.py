@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from benchmarks.explanations.data.items import PlannedItem
@@ -40,10 +39,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str | None) -> Shard:
-        """Reads ``r/n``; without it, what torchrun says in RANK and WORLD_SIZE, else everything.
+        """Reads ``r/n``; by default the shard of RANK and WORLD_SIZE, which torchrun sets, or all.
 
         Raises:
-            UserError: The text is no shard, or both are given.
+            UserError: The text is not a shard, or torchrun has set one as well.
         """
         launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
         if text is None:
@@ -60,7 +59,7 @@ class Shard:
         return cls(int(found[1]), int(found[2]))
 
     def numbers(self, items: int) -> range:
-        """The numbers of its items."""
+        """Returns the numbers of its items."""
         return range(self.rank, items, self.of)
 
 
@@ -72,7 +71,7 @@ class Outcome:
         stage: Its name.
         done: Records that this call added.
         skipped: Records that were there before.
-        errors: How many records of the shard say so, by explainer, metric and error.
+        errors: The number of records with an error, by explainer, metric and error.
     """
 
     stage: str
@@ -87,7 +86,7 @@ class Outcome:
             self.errors[record["explainer"], record["metric"], what] += 1
 
     def lines(self) -> list[str]:
-        """What to tell the user."""
+        """Returns a summary for the user, a line per kind of error."""
         lines = [f"{self.stage}: {self.done} records, {self.skipped} were there"]
         for (explainer, metric, what), count in sorted(self.errors.items()):
             lines.append(f"{explainer}, {metric}: {count} times: {what}")
@@ -122,20 +121,15 @@ class Records:
     def __enter__(self) -> Records:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         try:
             self._flush()
         finally:
-            self._writer.__exit__(kind, error, trace)
+            self._writer.__exit__(*raised)
             self._lock.close()
 
     def find(self, record: Mapping[str, Any]) -> Record | None:
-        """The finished record of the same key, if there is one."""
+        """Returns the finished record of the same key, if there is one."""
         return self.there.get(key(record))
 
     def skip(self, found: Mapping[str, Any]) -> None:
@@ -161,7 +155,7 @@ class Records:
 
 
 def read_stage(folder: Path, stage: str) -> list[Record]:
-    """The records of a stage, of all shards.
+    """Returns the records of a stage, of all shards.
 
     Raises:
         UserError: A file was changed by something else.
@@ -188,7 +182,7 @@ def _locked(path: Path) -> TextIO:
 
 
 def common_fields(plan: Plan, item: PlannedItem) -> Record:
-    """What the records of one item share."""
+    """Returns what the records of one item share."""
     return {
         "item": item.item,
         "source": item.source,
@@ -212,7 +206,7 @@ def _versions(device: str) -> dict[str, str]:
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """The fields of a record that say what was raised."""
+    """Returns the fields of a record that describe an error."""
     return {"status": f"error:{type(error).__name__}", "message": one_line(error)}
 
 

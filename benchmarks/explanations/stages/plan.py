@@ -178,7 +178,7 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{file.parent} is not a run: run the plan stage first") from error
     except ValueError as error:
-        raise UserError(f"{file}: is no plan ({one_line(error)}); plan again") from error
+        raise UserError(f"{file}: not a plan ({one_line(error)}); plan again") from error
 
 
 def _plan(folder: Path, config: Config, content: Mapping[str, Any]) -> Plan:

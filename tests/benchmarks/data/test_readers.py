@@ -103,7 +103,7 @@ def test_an_unknown_split_of_voc_is_answered_with_the_known(tmp_path):
 def test_a_broken_list_of_boxes_is_named(tmp_path):
     write(tmp_path / "ImageSets" / "Main" / "test.txt", "a")
     write(tmp_path / "Annotations" / "a.xml", "<annotation>")
-    with pytest.raises(UserError, match=r"a\.xml: is no list of boxes"):
+    with pytest.raises(UserError, match=r"a\.xml: not a list of boxes"):
         open_source(BoxesData(layout="voc", path=str(tmp_path)))
 
 
@@ -140,7 +140,7 @@ def test_coco_leaves_crowds_out_and_keeps_the_order_of_its_categories(tmp_path):
 
 
 def test_a_missing_coco_annotation_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"instances_val2014\.json: is no COCO annotation"):
+    with pytest.raises(UserError, match=r"instances_val2014\.json: not a COCO annotation"):
         open_source(BoxesData(layout="coco", path=str(tmp_path), split="val2014"))
 
 

@@ -21,7 +21,7 @@ def open_coco(path: Path, split: str | None) -> Source:
         split: Such as "val2014"; "val2017" if None.
 
     Raises:
-        UserError: The annotation is missing or is no COCO annotation.
+        UserError: The annotation is missing or not a COCO annotation.
     """
     split = split or "val2017"
     file = path / "annotations" / f"instances_{split}.json"
@@ -36,7 +36,7 @@ def open_coco(path: Path, split: str | None) -> Source:
                 box = (left, top, left + width, top + height)
                 objects[thing["image_id"]].append((kinds[thing["category_id"]], box))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is no COCO annotation ({one_line(error)})") from error
+        raise UserError(f"{file}: not a COCO annotation ({one_line(error)})") from error
     images = ((names[number], objects[number]) for number in sorted(names))
     class_names = [kinds[number] for number in sorted(kinds)]
     return boxed_source("coco", split, path / split, images, class_names)

@@ -68,4 +68,4 @@ def _objects(file: Path, first: int) -> Iterator[tuple[str, Box]]:
             left, top = box["xmin"] - first, box["ymin"] - first
             yield thing["name"], (left, top, box["xmax"], box["ymax"])
     except (OSError, ElementTree.ParseError, KeyError, ValueError) as error:
-        raise UserError(f"{file}: is no list of boxes ({one_line(error)})") from error
+        raise UserError(f"{file}: not a list of boxes ({one_line(error)})") from error
