@@ -83,6 +83,7 @@ def test_a_run_that_is_killed_at_many_moments_loses_and_repeats_nothing(whole, t
     assert reports(tmp_path) == reports(whole)
 
 
+@pytest.mark.slow
 def test_records_that_were_not_yet_written_are_made_again(whole, tmp_path):
     planned(tmp_path)
     child = start(tmp_path, chunk_seconds=3600)
@@ -94,6 +95,7 @@ def test_records_that_were_not_yet_written_are_made_again(whole, tmp_path):
     assert records(tmp_path) == records(whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_writes_what_is_finished(tmp_path):
     planned(tmp_path, tiny_config(count=40))
     child = start(tmp_path, chunk_seconds=3600)

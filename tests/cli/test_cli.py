@@ -70,6 +70,7 @@ def shape(path: str | Path) -> tuple[int, int]:
         return figure.size
 
 
+@pytest.mark.slow
 def test_without_arguments_a_photograph_is_explained_by_the_demo_model(workplace: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("skimage")
@@ -94,6 +95,7 @@ def test_without_arguments_a_photograph_is_explained_by_the_demo_model(workplace
     assert shape("figure.png")[0] > 500
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_with_130_and_without_a_traceback() -> None:
     Path("slow.py").write_text(
         "import time\n\ndef net():\n    open('started', 'w').close()\n    time.sleep(60)\n"

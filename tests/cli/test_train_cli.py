@@ -98,6 +98,7 @@ def test_help_imports_neither_torch_nor_lightning() -> None:
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_with_status_130_and_says_how_to_go_on(data: Path, tmp_path: Path) -> None:
     settings(data, "ce", epochs=400).save(tmp_path / "long.yaml")
     out = tmp_path / "run"
