@@ -28,6 +28,7 @@ from captum_excon.attr import (
     ScoreCAM,
 )
 from captum_excon.layers import select_layers
+from captum_excon.metrics import deletion
 from captum_excon.targets import callable_targets, split_rows
 
 CLASSES = [2, 0, 1]
@@ -210,6 +211,20 @@ def test_callables_are_scores_as_they_are_unless_a_score_is_given(method: Any, c
         torch.testing.assert_close(explain(method, wrapped, x), expected)
     squashed = explain(method, wrapped, x, target=0, score="sigmoid")
     torch.testing.assert_close(squashed, explain(method, model, x, target=2, score="sigmoid"))
+
+
+def test_metrics_take_callables_as_scores_unless_a_score_is_given() -> None:
+    model, x = classifier(), images().detach()
+    wrapped = callable_targets(model, [logit(2), logit(0)])
+    maps = explain(RISE, model, x, target=2)
+
+    def area(model: nn.Module, target: int, **how: Any) -> Tensor:
+        return deletion(model, x, maps, target=target, steps=3, **how)
+
+    logits, squashed = (area(model, 2, score=score) for score in ("identity", "sigmoid"))
+    torch.testing.assert_close(area(wrapped, 0), logits)
+    torch.testing.assert_close(area(wrapped, 0, score="sigmoid"), squashed)
+    assert not torch.allclose(logits, area(model, 2))
 
 
 @CALLS
