@@ -20,20 +20,30 @@ from captum_excon.models.named_layers import Reshape, choose_layers
 from captum_excon.models.preprocessing import Box
 
 
+class _Counts:
+    """Rows that a model was given, in all and masked."""
+
+    rows = 0
+    masked = 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Counts:
+        # pytorch-grad-cam's methods call a copy of the model, whose rows count too.
+        return self
+
+
 class _Counted(nn.Module):
     """A model that counts the rows it is given; a hook cannot, on a TorchScript module."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        # A dictionary, since pytorch-grad-cam's methods call a shallow copy of the model.
-        self.counts = {"rows": 0, "masked": 0}
+        self.counts = _Counts()
         self.train(model.training)
 
     def forward(self, inputs: Tensor) -> Any:
-        self.counts["rows"] += len(inputs)
+        self.counts.rows += len(inputs)
         # Masked inputs alone are scored in inference mode: what is differentiated cannot be.
-        self.counts["masked"] += len(inputs) * torch.is_inference_mode_enabled()
+        self.counts.masked += len(inputs) * torch.is_inference_mode_enabled()
         return self.model(inputs)
 
 
@@ -149,8 +159,8 @@ class Job:
                 for _, each in pairs
             ],
             names,
-            counted.counts["masked"] or None,
-            counted.counts["rows"],
+            counted.counts.masked or None,
+            counted.counts.rows,
             seconds,
         )
 

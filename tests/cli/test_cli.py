@@ -29,11 +29,16 @@ from captum_excon.cli.app import app
 SMALL = ["--model", "nets:small", "--size", "24"]
 FAST = [*SMALL, "--method", "adaptive-hybrid-cam"]
 
-pytestmark = pytest.mark.usefixtures("workplace")
+pytestmark = [
+    pytest.mark.usefixtures("workplace"),
+    # The small networks are not trained.
+    pytest.mark.filterwarnings("ignore:.*maps? (is|are) all zero"),
+]
 
 
 @pytest.fixture(autouse=True)
 def image(workplace: Path) -> Path:
+    torch.manual_seed(3)  # the small networks' weights are random
     path = workplace / "photo.png"
     photograph().save(path)
     return Path("photo.png")

@@ -399,5 +399,5 @@ def test_counting_rows_leaves_the_models_mode_alone(workplace: Path) -> None:
     with torch.inference_mode():
         counted(torch.zeros(3, 3, 8, 8))
     counted(torch.zeros(2, 3, 8, 8))
-    assert counted.counts == {"rows": 5, "masked": 3}
+    assert (counted.counts.rows, counted.counts.masked) == (5, 3)
     assert not any(module.training for module in counted.modules())
