@@ -18,27 +18,18 @@ def world_size() -> int:
 def gather_rows(*tensors: Tensor) -> tuple[tuple[Tensor, ...], Tensor, int]:
     """Concatenates the rows of all processes, whose numbers may differ, in the order of ranks.
 
-    Each process's rows are padded with zeros to the largest number. The numbers of rows are
-    exchanged through the host, which is the only synchronisation.
+    Each process's rows are padded with zeros to the largest number; finding it is the only wait.
+    Each process gets the sum of all processes' gradients for its own rows.
 
-    Args:
-        tensors: Tensors with equally many rows; only the first dimension may differ between
-            processes. Gradients flow back to floating-point tensors: each process gets the sum of
-            all processes' gradients for its own rows.
-
-    Returns:
-        The gathered tensors, which rows are not padding (bool), and the index of this process's
-        first row.
+    Returns the gathered tensors, which rows are not padding (bool), and the index of this process's
+    first row.
     """
     rows = torch.tensor([len(tensors[0])], device=tensors[0].device)
     counts = torch.cat(_all_gather(rows)).tolist()
     largest = max(counts)
     gathered = tuple(_gather_padded(tensor, largest) for tensor in tensors)
-    real = torch.tensor(
-        [i < count for count in counts for i in range(largest)],
-        dtype=torch.bool,
-        device=rows.device,
-    )
+    flags = [i < count for count in counts for i in range(largest)]
+    real = torch.tensor(flags, dtype=torch.bool, device=rows.device)
     return gathered, real, dist.get_rank() * largest
 
 

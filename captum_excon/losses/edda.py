@@ -30,8 +30,7 @@ def drop_loss(
     https://arxiv.org/abs/2105.14162.
 
     Args:
-        kind: ``uniform``, ``background``, ``hinge`` or ``suppress``; see the functions with these
-            names (`uniform_drop_loss`, ...).
+        kind: ``uniform``, ``background``, ``hinge`` or ``suppress``; see `uniform_drop_loss` etc.
         dropped_logits: (N, C) logits of the occluded images; (N, C + 1) for ``background``.
         classes: (N,) integers: the class that was explained.
         logits: (N, C) logits of the images before occlusion; only used by ``hinge``.
@@ -46,8 +45,6 @@ def drop_loss(
             is combined with a kind that needs a softmax.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.losses import drop_loss
         >>> dropped = torch.tensor([[0.0, 0.0], [0.0, 20.0]])
         >>> drop_loss("suppress", dropped, torch.tensor([0, 0]))
         tensor([0.6931, 0.0000])

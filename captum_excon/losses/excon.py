@@ -43,11 +43,9 @@ class ExConLoss(nn.Module):
 
     With ``gather_distributed``, contrasts and positives come from all processes of the default
     group, and each process's loss is the sum over its own anchors times the number of processes,
-    divided by the number of all anchors. That is the mean over its own anchors where processes have
-    equally many, and the mean over processes, which is what ``DistributedDataParallel`` forms
-    of gradients, is always the loss of one process that holds everything. Numbers of images
-    may differ; exchanging them costs one wait for the device. Without an initialised group it
-    is the local loss.
+    divided by the number of all anchors: the mean over processes, which
+    ``DistributedDataParallel`` forms of gradients, is the loss of one process that holds
+    everything. Numbers of images may differ; exchanging them costs one wait for the device.
 
     References: Khosla et al., *Supervised Contrastive Learning*, NeurIPS 2020,
     https://arxiv.org/abs/2004.11362; Zhang et al., *ExCon: Explanation-driven Supervised
@@ -64,9 +62,6 @@ class ExConLoss(nn.Module):
         ValueError: A temperature is not positive, or ``background`` is unknown.
 
     Example:
-        >>> import torch
-        >>> import torch.nn.functional as F
-        >>> from captum_excon.losses import ExConLoss
         >>> loss = ExConLoss(temperature=0.1, background="negatives")
         >>> angles = torch.tensor([[0.0, 0.1], [0.5, 0.4], [2.0, 2.2], [1.0, 1.0]])  # (N, 2 views)
         >>> features = torch.stack([angles.cos(), angles.sin()], dim=-1)  # unit vectors

@@ -25,28 +25,10 @@ def check_fill(fill: Fill) -> None:
 
 
 def fill_values(images: Tensor, fill: Fill, generator: torch.Generator | None = None) -> Tensor:
-    """Returns the values that replace occluded pixels.
+    """Returns the values that replace occluded pixels, as `ExplanationMask` describes them.
 
-    Args:
-        images: (N, C, H, W), normalised or not; integer images get rounded, clipped values.
-        fill: A number, for all channels: 0 in normalised space, as in ExCon's official code, is
-            the dataset's mean colour. ``"mean"``: the image's own mean colour. ``"blur"``: the
-            image after a Gaussian blur with a standard deviation of an eighth of its smaller side.
-            ``"noise"``: normal with the mean and the standard deviation of the image's channel,
-            drawn for each pixel and channel. A function: its result for the images, of their shape
-            or one that expands to it.
-        generator: Where noise is drawn from; by default torch's own for the images' device.
-
-    Returns:
-        A tensor of the images' shape, dtype and device; it may be expanded, so do not write to it.
-
-    Raises:
-        ValueError: The fill is none of these, integer images cannot hold the number, or the
-            function's result has another shape.
-
-    Example:
-        >>> fill_values(torch.tensor([0.0, 4.0]).view(1, 1, 1, 2), "mean").flatten().tolist()
-        [2.0, 2.0]
+    They have the images' shape (N, C, H, W), dtype and device, and may be expanded: do not write to
+    them. Integer images get rounded, clipped values.
     """
     check_fill(fill)
     if isinstance(fill, int | float):
@@ -86,7 +68,6 @@ def _check_representable(fill: float, dtype: torch.dtype) -> None:
 
 
 def _in_dtype(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Converts values to the images' dtype; integers are rounded and clipped, not wrapped."""
     if values.is_floating_point() and not dtype.is_floating_point:
         limits = torch.iinfo(dtype)
         values = values.round().clamp(limits.min, limits.max)

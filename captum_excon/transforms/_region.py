@@ -48,17 +48,8 @@ def salient_region(
     strictly larger: :math:`(m - \min m) / (\max m - \min m) > \tau`. With a ratio q, those of the
     round(q H W) largest values, at least one; of equal values the first in reading order.
 
-    Args:
-        maps: (N, 1, H, W).
-        threshold: τ in [0, 1); ignored if a ratio is given.
-        keep_ratio: q in (0, 1).
-
-    Returns:
-        The region (N, 1, H, W) bool, and which maps are unusable, (N,) bool: constant up to
-        rounding, or not finite [ours]. Their region is empty.
-
-    Raises:
-        ValueError: Both options are None, or one is out of range.
+    Returns the region (N, 1, H, W) bool, and which maps are unusable, (N,) bool: constant up to
+    rounding, or not finite [ours]. Their region is empty.
 
     Example:
         >>> region, constant = salient_region(torch.tensor([[[[0.0, 1.0], [2.0, 4.0]]]]))
@@ -86,25 +77,9 @@ def _largest(values: Tensor, ratio: float) -> Tensor:
 def displaced(
     region: Tensor, placement: Placement, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Moves regions to random places, drawn for each image anew, and keeps their areas.
+    """Moves regions (N, 1, H, W) to random places, anew for each image, and keeps their areas.
 
-    Args:
-        region: (N, 1, H, W) bool.
-        placement: ``"shift"`` moves the region as it is, around the borders; ``"shuffle"``
-            scatters its pixels.
-        generator: Where places are drawn from; by default torch's own for the region's device.
-
-    Returns:
-        (N, 1, H, W) bool, with as many True in each image as before.
-
-    Raises:
-        ValueError: `placement` is neither of the two.
-
-    Example:
-        >>> region = torch.zeros(2, 1, 4, 4, dtype=torch.bool)
-        >>> region[..., :2, :2] = True
-        >>> displaced(region, "shuffle").flatten(1).sum(1)
-        tensor([4, 4])
+    ``"shift"`` moves a region as it is, around the borders; ``"shuffle"`` scatters its pixels.
     """
     check_placement(placement)
     count, (height, width) = len(region), region.shape[-2:]
@@ -131,6 +106,5 @@ def mean_share(flags: Tensor) -> Tensor:
 def _uniform(
     shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
 ) -> Tensor:
-    """Random numbers in [0, 1), drawn where the generator is and moved to the device."""
     place = device if generator is None else generator.device
     return torch.rand(shape, device=place, generator=generator).to(device)

@@ -33,21 +33,19 @@ def undisturbed(
     """Lets a module run without a trace: on exit it is as if nothing had run.
 
     Restores each submodule's training flag, the buffers (batch norm's statistics), the parameters'
-    ``.grad``, and the random state of the CPU and of the module's CUDA devices. Nothing waits for
-    the device. Compiled code runs uncompiled within, so that hooks fire and no graph is
-    compiled anew for the other mode; DistributedDataParallel neither broadcasts buffers nor expects
-    a backward pass. An explainer that draws from torch's global random state draws the same again
-    unless something else advances it; give it a seed of its own where that matters.
+    ``.grad``, and the random state of the CPU and of the module's CUDA devices, without waiting for
+    the device. Compiled code runs uncompiled within, so that hooks fire; DistributedDataParallel
+    neither broadcasts buffers nor expects a backward pass. An explainer that draws from torch's
+    global random state draws the same again unless something else advances it.
 
-    A surrounding autocast region has no effect within. Autocast caches the weights it has cast, and
+    A surrounding autocast region has no effect within: autocast caches the weights it has cast, and
     a training step that reused weights cast without gradients would silently train none of them.
 
     Args:
         module: The module, possibly wrapped. For a plain function only the random state is
             restored: pass a module if the model has modes or buffers.
         mode: The mode within; ExCon's official code uses ``"train"``.
-        autocast_dtype: Run under a separate autocast, which caches no weights; None for the
-            parameters' precision.
+        autocast_dtype: Precision within; None for the parameters'.
 
     Raises:
         ValueError: `mode` is neither of the two.
@@ -143,31 +141,16 @@ def explained_module(explainer: Explainer) -> nn.Module | None:
 def explain(
     explainer: Explainer, images: Tensor, targets: Tensor, size: tuple[int, int] | None = None
 ) -> Tensor:
-    """Computes saliency maps of a batch, at the images' size.
+    """Computes saliency maps of a batch, (N, 1, H, W) float32; call it within `undisturbed`.
 
-    Args:
-        explainer: A Captum attribution, whose ``attribute(images, target=targets)`` is called, or
-            a function of images and targets. Call it within `undisturbed`.
-        images: (N, C, H, W); not modified, and not part of the result's graph. The explainer gets
-            a copy that requires gradients, so that frozen models can be explained.
-        targets: The classes to explain, (N,) int64.
-        size: Height and width of the maps; by default the images'.
-
-    Returns:
-        (N, 1, H, W) float32 without gradients: the explainer's maps summed over channels, resized
-        bilinearly. The explainer is not called for an empty batch.
+    The explainer's maps (N, K, h, w) are summed over channels and resized bilinearly to ``size``,
+    by default the images'. The explainer gets a copy of the images that requires gradients, so that
+    frozen models can be explained; it is not called for an empty batch.
 
     Raises:
         TypeError: The images are not floating point, or the explainer is neither an attribution
             nor callable, or does not return a tensor.
         ValueError: Its maps are not (N, K, h, w).
-
-    Example:
-        >>> from captum.attr import LayerGradCam
-        >>> conv = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        >>> model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        >>> explain(LayerGradCam(model, conv), torch.rand(2, 3, 8, 8), torch.tensor([1, 3])).shape
-        torch.Size([2, 1, 8, 8])
     """
     size = size or (images.shape[-2], images.shape[-1])
     check_floating(images)

@@ -27,27 +27,19 @@ __all__ = ["EDDA", "EDDABatch"]
 class EDDABatch(NamedTuple):
     """What `EDDA` returns for N images.
 
-    Attributes:
-        keep: Only the salient region is left, (N, C, H, W); to be classified as `targets`.
-        drop: The salient region is gone, (N, C, H, W); the confidence in `explained` should fall.
-        targets: The labels as they were given.
-        explained: The class that was explained, (N,) int64.
-        region: What was kept and dropped, (N, 1, H, W) bool; empty for constant maps.
-        constant: Which maps are constant or not finite, (N,) bool. Both copies are then the
-            unchanged image, and a loss on `drop` must leave it out.
-        correct: Where the classifier's prediction is the label, (N,) bool.
-        statistics: Scalars on the device: ``correct_rate``; ``kept_area``, the regions' mean share
-            of pixels, over maps that are not constant; ``constant_maps``, the number of those
-            that are.
+    Where a map is constant or not finite, both copies are the unchanged image, and a loss on `drop`
+    must leave it out. ``statistics`` are scalars on the device: ``correct_rate``; ``kept_area``,
+    the regions' mean share of pixels, over maps that are not constant; ``constant_maps``, the
+    number of those that are.
     """
 
-    keep: Tensor
-    drop: Tensor
-    targets: Tensor
-    explained: Tensor
-    region: Tensor
-    constant: Tensor
-    correct: Tensor
+    keep: Tensor  # only the salient region is left, (N, C, H, W); to be classified as `targets`
+    drop: Tensor  # it is gone, (N, C, H, W); the confidence in `explained` should fall
+    targets: Tensor  # the labels as they were given
+    explained: Tensor  # the class that was explained, (N,) int64
+    region: Tensor  # what was kept and dropped, (N, 1, H, W) bool; empty for constant maps
+    constant: Tensor  # which maps are constant or not finite, (N,) bool
+    correct: Tensor  # where the classifier's prediction is the label, (N,) bool
     statistics: dict[str, Tensor]
 
 
@@ -57,32 +49,28 @@ class EDDA(ExplainingModule):
     For the salient region S of the map of the predicted class:
     :math:`x_{keep} = \mathrm{fill}(x, \bar S)`, whose class should stay, and
     :math:`x_{drop} = \mathrm{fill}(x, S)`, for which the confidence should fall. The paper
-    establishes this idea for any model and explainer; region, fill, the treatment of constant maps
-    and all else here are ours.
+    establishes this idea for any model and explainer; all else here is ours.
 
     With a `placement` the regions are moved at random, with the same areas and targets: the
     control that every claim about the explanations needs.
 
-    A call leaves no trace, never waits for the device, and costs one explanation and one forward
-    pass; the latter is skipped if `logits` are given. Modules are not registered and may be
-    wrapped, as in `ExConViews`.
+    A call leaves no trace, never waits for the device, and costs one explanation and, without
+    `logits`, one forward pass. Modules are not registered and may be wrapped, as in `ExConViews`.
 
     Reference: *EDDA: Explanation-driven Data Augmentation to Improve Explanation Faithfulness*,
     https://arxiv.org/abs/2105.14162.
 
     Args:
-        classifier: From images (N, C, H, W) to logits (N, classes).
-        explainer: A Captum attribution on the classifier, or a function of images and classes
-            that returns maps (N, K, h, w).
+        classifier: As in `ExConViews`.
+        explainer: As in `ExConViews`.
         keep_ratio: The salient share of pixels; 0.15 is what Drop and Increase are measured with.
         threshold: With ``keep_ratio=None``: salient is what lies strictly above it in maps scaled
             to [0, 1].
         target: Explain the ``"predicted"`` class or the ``"label"``.
         fill: What occluded pixels become, as in `ExplanationMask`.
         placement: None, or ``"shift"`` or ``"shuffle"`` for the control, as in `RandomOcclusion`.
-        explain_mode: ``"eval"`` or ``"train"``, the classifier's mode for prediction and map.
-        autocast_dtype: Precision of prediction and map; None is the parameters'. An autocast
-            region around the call has no effect on them.
+        explain_mode: As in `ExConViews`.
+        autocast_dtype: As in `ExConViews`.
         generator: Where places and noise are drawn from; by default torch's own for the device.
 
     Raises:
@@ -136,14 +124,10 @@ class EDDA(ExplainingModule):
         Args:
             images: (N, C, H, W).
             labels: Class indices (N,). With ``target="predicted"`` also several classes for each
-                image, (N, classes) with 1 for those present; correct is then a prediction that is
-                among them.
-            maps: Ready-made maps (N, K, h, w), of any size and floating dtype, in place of the
-                explainer's. They must be maps of the class that `target` asks for.
+                image, (N, classes) with 1 for those present, of which a correct prediction is one.
+            maps: Ready-made maps (N, K, h, w) of the class that `target` asks for, of any size and
+                floating dtype, in place of the explainer's.
             logits: The classifier's outputs for the images, if they are already known.
-
-        Returns:
-            The copies with their targets, on the images' device.
 
         Raises:
             TypeError: The images are not floating point.

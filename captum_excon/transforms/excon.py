@@ -19,20 +19,15 @@ __all__ = ["ExConBatch", "ExConViews"]
 class ExConBatch(NamedTuple):
     """What `ExConViews` returns for N images; M = N, or N + K with K backgrounds.
 
-    Attributes:
-        views: (M, 2, C, H, W); a background is in both slots.
-        labels: (M,) int64; those of backgrounds are their images'.
-        accepted: For which images the masked image is view 0, (N,) bool.
-        background: Which rows are backgrounds, (M,) bool; the last K.
-        statistics: Scalars on the device: ``acceptance_rate``; ``backgrounds``, their number K;
-            ``kept_area``, the mean share of pixels kept, over maps that are not constant;
-            ``constant_maps``, the number of those that are.
+    ``statistics`` are scalars on the device: ``acceptance_rate``; ``backgrounds``, their number K;
+    ``kept_area``, the mean share of pixels kept, over maps that are not constant;
+    ``constant_maps``, the number of those that are.
     """
 
-    views: Tensor
-    labels: Tensor
-    accepted: Tensor
-    background: Tensor
+    views: Tensor  # (M, 2, C, H, W); a background is in both slots
+    labels: Tensor  # (M,) int64; those of backgrounds are their images'
+    accepted: Tensor  # for which images the masked image is view 0, (N,) bool
+    background: Tensor  # which rows are backgrounds, (M,) bool; the last K
     statistics: dict[str, Tensor]
 
 
@@ -52,9 +47,8 @@ class ExConViews(ExplainingModule):
 
     A call leaves no trace (training flags, buffers, gradients, random state), costs one explanation
     and one forward pass, and never waits for the device, except once with ``background=True`` for
-    the number of backgrounds. No module is registered: parameters appear once in a state dict, and
-    ``to`` moves nothing. Classifier and explainer may be wrapped by
-    ``torch.compile`` or ``DistributedDataParallel``.
+    the number of backgrounds. No module is registered, so parameters appear once in a state dict.
+    Modules may be wrapped by ``torch.compile`` or ``DistributedDataParallel``.
 
     Reference: Zhang et al., *ExCon: Explanation-driven Supervised Contrastive Learning for Image
     Classification*, https://arxiv.org/abs/2111.14271.
@@ -121,9 +115,6 @@ class ExConViews(ExplainingModule):
             labels: (N,) of an integer dtype.
             maps: Ready-made maps (N, K, h, w), of any size and floating dtype, in place of the
                 explainer's.
-
-        Returns:
-            The views with their labels, on the images' device.
 
         Raises:
             TypeError: The images are not floating point.

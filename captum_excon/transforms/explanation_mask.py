@@ -35,12 +35,10 @@ class ExplanationMask(v2.Transform):
 
     Maps come from one of two places:
 
-    - a `Saliency` in the sample, of the image's size, wherever the sample keeps it: a single image
-      (C, H, W) or a batch (N, C, H, W);
-    - otherwise the explainer, for batches, called as MixUp and CutMix are, after the loader or in
-      ``collate_fn``: ``images, labels = mask(images, labels)``. The batch then has one integer
-      tensor of N labels, the classes to explain. The explained module is in evaluation mode for it
-      and left as it was.
+    - a `Saliency` in the sample, of the image's size: a single image (C, H, W) or a batch;
+    - otherwise the explainer, for batches (N, C, H, W), called as MixUp and CutMix are, after the
+      loader or in ``collate_fn``: ``images, labels = mask(images, labels)``. The one integer tensor
+      of N labels names the classes to explain. The explained module is left as it was.
 
     As for torchvision's transforms, the image is the ``tv_tensors.Image`` of the sample, else its
     first plain tensor; everything else is passed on. An image whose map is constant up to
@@ -57,9 +55,9 @@ class ExplanationMask(v2.Transform):
             largest values.
         keep: What is left of the image.
         fill: What the other pixels become: a number (in normalised space 0 is the dataset's mean
-            colour), ``"mean"`` (the image's own mean colour), ``"blur"``, ``"noise"`` (normal,
-            with the mean and standard deviation of each channel), or a function of the images
-            (N, C, H, W) that returns values for them.
+            colour), ``"mean"`` (the image's own mean colour), ``"blur"`` (a Gaussian whose σ is an
+            eighth of the smaller side), ``"noise"`` (normal, with the mean and standard deviation
+            of each channel), or a function of the images (N, C, H, W) that returns values for them.
         generator: Where noise is drawn from; by default torch's own for the images' device.
 
     Raises:
@@ -67,8 +65,6 @@ class ExplanationMask(v2.Transform):
         ValueError: Options out of range; when called, a sample without image, map or labels.
 
     Example:
-        >>> import torch
-        >>> from torchvision import tv_tensors
         >>> image = tv_tensors.Image(torch.tensor([[[5.0, 6.0], [7.0, 8.0]]]))
         >>> saliency = Saliency(torch.tensor([[[0.0, 1.0], [2.0, 4.0]]]))
         >>> kept, _ = ExplanationMask()(image, saliency)
@@ -104,10 +100,7 @@ class ExplanationMask(v2.Transform):
 
     @property
     def constant_maps(self) -> int:
-        """How many images were left as they are so far; reading it waits for the device.
-
-        Each worker process of a loader counts on its own.
-        """
+        """How many images this process left as they are; reading it waits for the device."""
         return int(self._constant_maps)
 
     def forward(self, *inputs: Any) -> Any:
@@ -117,14 +110,9 @@ class ExplanationMask(v2.Transform):
         return tree_unflatten([self.transform(leaf, params) for leaf in leaves], spec)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Finds the image and decides which of its pixels are occluded.
+        """Returns ``"image"``, the leaf to change, and its ``"occluded"`` pixels.
 
-        Args:
-            flat_inputs: All leaves of the sample.
-
-        Returns:
-            ``"image"``, the leaf to change, and ``"occluded"``, (N, 1, H, W) bool, with N = 1 for
-            a single image.
+        They are (N, 1, H, W) bool, with N = 1 for a single image.
         """
         image = _find_image(flat_inputs)
         region, constant = self._region(self._maps(flat_inputs, image))
@@ -139,7 +127,8 @@ class ExplanationMask(v2.Transform):
         images = inpt.as_subclass(Tensor).view(-1, *inpt.shape[-3:])
         values = fill_values(images, self.fill, self.generator)
         result = occlude(images, params["occluded"], values).view(inpt.shape)
-        return tv_tensors.wrap(result, like=inpt) if _is_image(inpt) else result
+        is_image = isinstance(inpt, tv_tensors.Image)
+        return tv_tensors.wrap(result, like=inpt) if is_image else result
 
     def _region(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         return salient_region(maps, self.threshold, self.keep_ratio)
@@ -162,16 +151,14 @@ class ExplanationMask(v2.Transform):
             return explain(self.explainer, image.as_subclass(Tensor), labels)
 
 
-def _is_image(leaf: Any) -> bool:
-    return isinstance(leaf, tv_tensors.Image)
-
-
 def _is_plain(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and not isinstance(leaf, tv_tensors.TVTensor)
 
 
 def _find_image(leaves: list[Any]) -> Tensor:
-    images = [leaf for leaf in leaves if _is_image(leaf)] or list(filter(_is_plain, leaves))[:1]
+    images = [x for x in leaves if isinstance(x, tv_tensors.Image)] or list(
+        filter(_is_plain, leaves)
+    )[:1]
     if any(isinstance(leaf, PILImage.Image) for leaf in leaves):
         raise ValueError("PIL images cannot be occluded; apply v2.ToImage() first")
     if len(images) != 1 or images[0].ndim not in (3, 4):
@@ -208,6 +195,5 @@ def _maps_of(saliency: Tensor, image: Tensor) -> Tensor:
     if maps.ndim == image.ndim - 1:
         maps = maps.unsqueeze(-3)
     if image.ndim == 3:
-        maps = maps.unsqueeze(0)
-    count = 1 if image.ndim == 3 else len(image)
-    return to_maps(maps, count, (image.shape[-2], image.shape[-1])).to(image.device)
+        maps, image = maps.unsqueeze(0), image.unsqueeze(0)
+    return to_maps(maps, len(image), (image.shape[-2], image.shape[-1])).to(image.device)

@@ -20,30 +20,21 @@ class Saliency(tv_tensors.Mask):
     """A saliency map, or a batch of them, that follows its image through v2 transforms.
 
     Geometric transforms move it as they move an image, to a pixel: resize, the crops, flips,
-    rotation, affine and perspective transforms, padding and elastic deformation. Where they
-    interpolate, a map is interpolated **bilinearly**, whatever the transform's ``interpolation``
-    for images, and with the transform's ``antialias``; an image that is interpolated bilinearly
-    and equals its map stays equal to it.
+    rotation, affine and perspective transforms, padding and elastic deformation. A map is always
+    interpolated **bilinearly**, with the transform's ``antialias``.
 
     Values stay values. Transforms of colour, noise, blur, `v2.Normalize`, erasing and
     ``v2.ToDtype(dtype, scale=...)`` leave a map as it is. ``v2.ToDtype({Saliency: dtype})`` and
-    `v2.ConvertImageDtype` change its precision without scaling, if the dtype is floating point;
-    integers cannot hold a map's values, and leave it alone. Maps in half precision are moved in
-    float32.
+    `v2.ConvertImageDtype` change its precision without scaling, if the dtype is floating point.
 
     What comes in from outside the image is 0, no evidence. A ``fill`` per channel is a colour and
-    concerns images alone; a single number fills maps as torchvision lets it fill masks, so give
+    concerns images alone; a single number fills maps as it fills masks, so give
     ``fill={tv_tensors.Image: 127, Saliency: 0}`` where the two differ.
 
-    A map is a kind of `tv_tensors.Mask`, so that v2 refuses it with an error where it refuses
-    masks, and never moves an image and leaves the map behind: `v2.RandAugment` and its relatives,
-    `v2.MixUp`, `v2.CutMix`, `v2.FiveCrop`, `v2.TenCrop`. `v2.RandomErasing` warns that it passes
-    the map through. It is not the mask of an instance: `v2.SanitizeBoundingBoxes` leaves it alone.
-
-    As with every TVTensor, arithmetic gives plain tensors. Unlike others, maps stay maps in
-    `torch.utils.data.default_collate`, so that transforms of a batch still find them.
-
-    [ours; there is no paper]
+    Where v2 refuses a `tv_tensors.Mask` it refuses a map, and never moves the image alone:
+    `v2.RandAugment` and its relatives, `v2.MixUp`, `v2.CutMix`, `v2.FiveCrop`, `v2.TenCrop`.
+    `v2.RandomErasing` warns that it passes the map through; `v2.SanitizeBoundingBoxes` leaves it
+    alone. Arithmetic gives plain tensors; `torch.utils.data.default_collate` gives maps. [ours]
 
     Args:
         data: Anything that `torch.as_tensor` takes, floating point, of the shape (..., H, W):
@@ -57,10 +48,7 @@ class Saliency(tv_tensors.Mask):
         ValueError: There are fewer than two dimensions.
 
     Example:
-        >>> import torch
-        >>> from torchvision import tv_tensors
         >>> from torchvision.transforms import v2
-        >>> from captum_excon.transforms import Saliency
         >>> image = tv_tensors.Image(torch.rand(3, 4, 4))
         >>> saliency = Saliency([[[0.0, 0.0, 0.5, 1.0]] * 4])
         >>> flip = v2.Compose([v2.RandomHorizontalFlip(p=1), v2.ColorJitter(brightness=0.4)])
@@ -138,21 +126,17 @@ def _scalar(fill: float | Sequence[float] | None) -> float | None:
 def _to_dtype(saliency: Saliency, dtype: torch.dtype, scale: bool = False) -> Saliency:
     if not dtype.is_floating_point:
         return saliency
-    return tv_tensors.wrap(  # type: ignore[no-any-return]
-        saliency.as_subclass(Tensor).to(dtype), like=saliency
-    )
+    converted = saliency.as_subclass(Tensor).to(dtype)
+    return tv_tensors.wrap(converted, like=saliency)  # type: ignore[no-any-return]
 
 
 def _collate(batch: Sequence[Saliency], *, collate_fn_map: Any = None) -> Saliency:
     return Saliency(default_collate([saliency.as_subclass(Tensor) for saliency in batch]))
 
 
-_register(F.resize, F.resize_image, interpolation=InterpolationMode.BILINEAR)
-_register(F.resized_crop, F.resized_crop_image, interpolation=InterpolationMode.BILINEAR)
-_register(F.rotate, F.rotate_image, interpolation=InterpolationMode.BILINEAR)
-_register(F.affine, F.affine_image, interpolation=InterpolationMode.BILINEAR)
-_register(F.perspective, F.perspective_image, interpolation=InterpolationMode.BILINEAR)
-_register(F.elastic, F.elastic_image, interpolation=InterpolationMode.BILINEAR)
+for _name in ("resize", "resized_crop", "rotate", "affine", "perspective", "elastic"):
+    _kernel = getattr(F, f"{_name}_image")
+    _register(getattr(F, _name), _kernel, interpolation=InterpolationMode.BILINEAR)
 _register(F.pad, F.pad_image)
 F.register_kernel(F.to_dtype, Saliency)(_to_dtype)
 default_collate_fn_map[Saliency] = _collate

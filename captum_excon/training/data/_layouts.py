@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -62,7 +63,9 @@ def find_parts(source: str | os.PathLike[str], root: Path, download: bool) -> Pa
     """
     name = os.fspath(source)
     if name in NAMED:
-        return _named_parts(name, root, download)
+        return {
+            split: partial(_named_part, name, split, root, download) for split in NAMED[name][1]
+        }
     path = Path(name).expanduser()
     if not path.is_dir():
         known = f"; a folder, or one of {', '.join(NAMED)}" if os.sep not in name else ""
@@ -73,16 +76,12 @@ def find_parts(source: str | os.PathLike[str], root: Path, download: bool) -> Pa
     # Beside other folders, a "train" without class folders is a class of that name.
     classes = set(folder_classes(path)) - set(found)
     if not found or (classes and not any(map(folder_classes, found.values()))):
-        return {"all": lambda: folder_part(path)}
+        return {"all": partial(folder_part, path)}
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")
     # Labels are numbered by the training classes wherever these are known.
     names = folder_classes(found["train"]) if "train" in found else None
-
-    def opened(folder: Path) -> Callable[[], Part]:
-        return lambda: folder_part(folder, names)
-
-    return {split: opened(folder) for split, folder in found.items()}
+    return {split: partial(folder_part, folder, names) for split, folder in found.items()}
 
 
 def folder_classes(folder: Path) -> tuple[str, ...]:
@@ -91,12 +90,7 @@ def folder_classes(folder: Path) -> tuple[str, ...]:
 
 
 def folder_part(folder: Path, class_names: tuple[str, ...] | None = None) -> Part:
-    """Reads ``folder/<class>/**/image``.
-
-    Raises:
-        DataError: There are no classes, a class is not among ``class_names``, or there are no
-            images.
-    """
+    """Reads ``folder/<class>/**/image``; DataError without images or with an unknown class."""
     found = folder_classes(folder)
     if not found:
         raise DataError(f"{folder}: no class folders in it; expected {LAYOUTS}")
@@ -139,35 +133,24 @@ def _tiny_imagenet_parts(path: Path) -> Parts:
         return _file_part(path / "val" / "images", samples, names)
 
     parts: Parts = {"test": validation}
-    if trained is not None:
-        parts["train"] = lambda: folder_part(train, trained)
-    return parts
+    return parts if trained is None else parts | {"train": partial(folder_part, train, trained)}
 
 
-def _named_parts(name: str, root: Path, download: bool) -> Parts:
+def _named_part(name: str, split: str, root: Path, download: bool) -> Part:
     class_name, splits = NAMED[name]
-
-    def opened(split: str) -> Callable[[], Part]:
-        def read() -> Part:
-            try:
-                data = getattr(torchvision.datasets, class_name)(
-                    root, download=download, **splits[split]
-                )
-            except (RuntimeError, OSError) as error:
-                raise DataError(
-                    f"{name}: not found in {root} ({one_line(error)}); name the folder that holds "
-                    f"it with root, let it be fetched with download, or write ./{name} if a folder "
-                    "of images is meant"
-                ) from error
-            targets = data.targets if hasattr(data, "targets") else data.labels
-            labels = np.asarray(targets, dtype=np.int64)
-            names = tuple(getattr(data, "classes", None) or map(str, range(labels.max() + 1)))
-            keys = tuple(f"{split}/{number}" for number in range(len(labels)))
-            return Part(ArrayReader(_as_rgb(data.data), f"{name}/{split}"), labels, names, keys)
-
-        return read
-
-    return {split: opened(split) for split in splits}
+    try:
+        data = getattr(torchvision.datasets, class_name)(root, download=download, **splits[split])
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"{name}: not found in {root} ({one_line(error)}); name the folder that holds it with "
+            f"root, let it be fetched with download, or write ./{name} if a folder of images is "
+            "meant"
+        ) from error
+    targets = data.targets if hasattr(data, "targets") else data.labels
+    labels = np.asarray(targets, dtype=np.int64)
+    names = tuple(getattr(data, "classes", None) or map(str, range(labels.max() + 1)))
+    keys = tuple(f"{split}/{number}" for number in range(len(labels)))
+    return Part(ArrayReader(_as_rgb(data.data), f"{name}/{split}"), labels, names, keys)
 
 
 def _as_rgb(data: Any) -> Pixels:

@@ -41,26 +41,17 @@ class CorruptImageError(DataError):
 class Reader(Protocol):
     """RGB images by number, each with a name that tells its source."""
 
-    def __len__(self) -> int:
-        """Returns the number of images."""
+    def __len__(self) -> int: ...
 
-    def name(self, index: int) -> str:
-        """Returns a path, or another text that identifies the image."""
+    def name(self, index: int) -> str: ...
 
-    def read(self, index: int) -> Image.Image:
-        """Returns the image as RGB; raises CorruptImageError."""
+    def read(self, index: int) -> Image.Image: ...  # raises CorruptImageError
 
-    def take(self, indices: Indices) -> Reader:
-        """Returns the images with these numbers, in this order."""
+    def take(self, indices: Indices) -> Reader: ...
 
 
 class FileReader:
-    """Images in files below a folder.
-
-    Args:
-        root: The folder.
-        files: Paths relative to the folder.
-    """
+    """Images in files, given relative to a folder."""
 
     def __init__(self, root: Path, files: Sequence[str] | npt.NDArray[np.bytes_]) -> None:
         self.root = root
@@ -88,17 +79,10 @@ class FileReader:
 
 
 class ArrayReader:
-    """Images of one size in an array.
-
-    Args:
-        pixels: (N, H, W, 3) uint8, which may lie on disk (``numpy.load(..., mmap_mode="r")``).
-        label: The name of the array; an image's name adds its number.
-        rows: The images' rows in ``pixels``, all by default.
-    """
+    """Images of one size in an array (N, H, W, 3), which may lie on disk; by default all rows."""
 
     def __init__(self, pixels: Pixels, label: str, rows: Indices | None = None) -> None:
-        self._pixels = pixels
-        self._label = label
+        self._pixels, self._label = pixels, label
         self._rows = np.arange(len(pixels)) if rows is None else rows
 
     def __len__(self) -> int:
@@ -121,9 +105,7 @@ class MemoryReader:
     """
 
     def __init__(self, source: Reader, block: Tensor, sizes: Indices) -> None:
-        self._source = source
-        self._block = block
-        self._sizes = sizes
+        self._source, self._block, self._sizes = source, block, sizes
         self._starts = np.concatenate([[0], np.cumsum(sizes.prod(1) * 3)])
 
     def __len__(self) -> int:
@@ -133,8 +115,7 @@ class MemoryReader:
         return self._source.name(index)
 
     def read(self, index: int) -> Image.Image:
-        pixels = self._pixels(index).numpy()
-        return Image.fromarray(pixels.reshape(*self._sizes[index], 3))
+        return Image.fromarray(self._pixels(index).numpy().reshape(*self._sizes[index], 3))
 
     def take(self, indices: Indices) -> MemoryReader:
         parts = [self._pixels(int(index)) for index in indices]
@@ -158,18 +139,9 @@ def decoded_bytes(reader: Reader, sample: int = 64) -> float:
 
 
 def decode_all(reader: Reader, *, keep: bool, skip: bool) -> tuple[Reader, Indices]:
-    """Decodes every image once.
+    """Decodes every image once, to hold them in memory or to skip those that cannot be read.
 
-    Args:
-        reader: The images.
-        keep: Hold the decoded images in memory.
-        skip: Leave out images that cannot be read.
-
-    Returns:
-        A reader of the readable images, and their numbers in ``reader``.
-
-    Raises:
-        CorruptImageError: An image cannot be read, and ``skip`` is off.
+    Returns a reader of the readable images, and their numbers in ``reader``.
     """
 
     def decode(start: int) -> list[Pixels | None]:

@@ -21,11 +21,7 @@ Flags: TypeAlias = npt.NDArray[np.bool_]
 def select_classes(
     part: Part, source: str | os.PathLike[str], classes: int | Sequence[str] | None
 ) -> Part:
-    """Keeps a number of classes, spread evenly, or those of these names, renumbered.
-
-    Raises:
-        DataError: There are fewer classes, there is no such class, or it is named twice.
-    """
+    """Keeps a number of classes, spread evenly, or those of these names, renumbered."""
     if classes is None:
         return part
     numbers = _class_numbers(part.class_names, classes, os.fspath(source))
@@ -77,9 +73,5 @@ def held_out(part: Part, fraction: float, seed: int) -> Flags:
 def select_rows(part: Part, mask: Flags) -> Part:
     """Keeps the marked images."""
     rows = np.flatnonzero(mask)
-    return replace(
-        part,
-        reader=part.reader.take(rows),
-        labels=part.labels[rows],
-        keys=tuple(part.keys[row] for row in rows),
-    )
+    keys = tuple(part.keys[row] for row in rows)
+    return replace(part, reader=part.reader.take(rows), labels=part.labels[rows], keys=keys)

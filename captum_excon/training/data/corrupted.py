@@ -16,14 +16,10 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corruptions(source: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Returns the names of the corruptions in a folder, sorted.
+    """Returns the names of the corruptions in a folder, sorted; DataError if there are none.
 
-    Args:
-        source: CIFAR-10-C's or CIFAR-100-C's folder (``<corruption>.npy`` and ``labels.npy``), or
-            Tiny-ImageNet-C's (``<corruption>/<severity>/<class>/image``).
-
-    Raises:
-        DataError: There are none.
+    The folder is CIFAR-10-C's or CIFAR-100-C's (``<corruption>.npy`` and ``labels.npy``), or
+    Tiny-ImageNet-C's (``<corruption>/<severity>/<class>/image``).
     """
     path = _folder(source)
     if (path / "labels.npy").is_file():
@@ -48,6 +44,9 @@ def open_corrupted(
 ) -> LabelledImages:
     """Opens the images of one corruption and severity, labelled as the clean test set is.
 
+    Reference: Hendrycks and Dietterich, *Benchmarking Neural Network Robustness to Common
+    Corruptions and Perturbations*, ICLR 2019.
+
     Args:
         source: As for `corruptions`.
         corruption: One of those.
@@ -62,10 +61,6 @@ def open_corrupted(
     Raises:
         DataError: Files are missing or do not belong together.
         ValueError: The severity is out of range.
-
-    References:
-        Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and
-        Perturbations, ICLR 2019.
 
     Example:
         >>> import tempfile
@@ -85,10 +80,7 @@ def open_corrupted(
     if (path / "labels.npy").is_file():
         images = _cifar(path, corruption, severity, tuple(all_class_names or wanted))
     else:
-        folder = path / corruption / str(severity)
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder")
-        part = folder_part(folder)
+        part = folder_part(_folder(path / corruption / str(severity)))
         images = LabelledImages(part.reader, part.labels, part.class_names)
     if missing := sorted(set(wanted) - set(images.class_names)):
         raise DataError(f"{path}: no class {missing[0]!r} in it, which the model knows")
@@ -112,8 +104,7 @@ def _cifar(path: Path, corruption: str, severity: int, names: tuple[str, ...]) -
             f"{path / 'labels.npy'}: label {labels.max()} is none of the {len(names)} classes; "
             "give the names of all classes"
         )
-    start = count * (severity - 1)
-    rows = np.arange(start, start + count)
+    rows = np.arange(count * (severity - 1), count * severity)
     labels = labels[rows] if len(labels) == len(pixels) else labels
     return LabelledImages(ArrayReader(pixels, f"{corruption}.npy", rows), labels, names)
 

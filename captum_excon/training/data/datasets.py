@@ -68,7 +68,7 @@ class LabelledImages(Dataset[tuple[Image.Image, int]]):
         return self.reader.read(index), int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """Returns the file of an image, or another text that identifies it."""
+        """Returns an image's file, or another text that identifies it."""
         return self.reader.name(index)
 
     def take(self, indices: Sequence[int] | Indices) -> LabelledImages:
@@ -84,40 +84,30 @@ class LabelledImages(Dataset[tuple[Image.Image, int]]):
         """Returns the same images, decoded into memory or checked, as requested.
 
         Args:
-            cache_images: Hold the decoded images in memory. "auto" does so if they are estimated
-                to take less than 1.5 GiB.
-            on_corrupt: "raise" fails when such an image is read. "skip" decodes all images once,
-                with a thread for each core, logs a warning that counts and names the unreadable
-                ones, and leaves them out.
+            cache_images: Hold the decoded images in memory; "auto" does below about 1.5 GiB.
+            on_corrupt: "raise" fails when an unreadable image is read; "skip" decodes all images
+                once, logs a warning that names the unreadable ones, and leaves them out.
 
         Raises:
-            CorruptImageError: While caching, an image cannot be read, and ``on_corrupt`` is
-                "raise".
-            DataError: None of the images can be read.
+            DataError: No image can be read, or (a CorruptImageError) one of those to cache cannot.
             ValueError: An option is not one of those above.
         """
         if cache_images not in (True, False, "auto"):
-            raise ValueError(
-                f"cache_images must be True, False or 'auto', but found {cache_images!r}"
-            )
+            raise ValueError(f"cache_images must be True, False or 'auto', not {cache_images!r}")
         if on_corrupt not in ("raise", "skip"):
             raise ValueError(f"on_corrupt must be 'raise' or 'skip', but found {on_corrupt!r}")
-        skip = on_corrupt == "skip"
-        small = cache_images == "auto" and decoded_bytes(self.reader) < CACHE_BELOW
-        keep = small or cache_images is True
+        skip, keep = on_corrupt == "skip", cache_images is True
+        if cache_images == "auto":
+            keep = decoded_bytes(self.reader) < CACHE_BELOW
         if not keep and not skip:
             return self
         reader, readable = decode_all(self.reader, keep=keep, skip=skip)
         bad = np.setdiff1d(np.arange(len(self)), readable)
         names = tuple(self.name(int(index)) for index in bad)
         if names:
-            _log.warning(
-                "%d of %d images cannot be read and are left out: %s%s",
-                len(names),
-                len(self),
-                ", ".join(names[:5]),
-                ", ..." if len(names) > 5 else "",
-            )
+            listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            counts = f"{len(names)} of {len(self)}"
+            _log.warning("%s images cannot be read and are left out: %s", counts, listed)
         if not len(readable):
             raise DataError(f"none of the {len(self)} images can be read, the first is {names[0]}")
         return replace(self, reader=reader, labels=self.labels[readable], skipped=names)
@@ -145,15 +135,13 @@ def open_dataset(
     | Tiny ImageNet as published | split of ``train`` | ``val``, whose labels are known |
     | "cifar10", "cifar100", "fashion-mnist", "stl10", "svhn" | split of training set | test set |
 
-    So "test" never serves to choose a checkpoint. Where only a held-out folder is there, "test"
-    opens and the others fail. Classes are numbered in the order of their folders' names, as
-    torchvision's ``ImageFolder`` does it; images may lie in sub-folders of a class. Where
-    ``DIR/<class>/`` stands alone, a class may be called "train", "val" or "test".
+    So "test" never serves to choose a checkpoint. A held-out folder alone opens as "test" only.
+    Classes are numbered in the order of their folders' names, as by torchvision's ``ImageFolder``;
+    images may lie in sub-folders of a class.
 
     A split is stratified: of each class with n > 1 images, ``max(1, round(val_fraction n))`` are
-    held out, and a single image is for training. Which ones depends on ``seed`` and on each
-    image's name alone: not on the machine, on which classes are taken, nor on what other files are
-    there.
+    held out. Which ones depends on ``seed`` and each image's name alone: not on the machine, the
+    classes taken, or other files.
 
     Args:
         source: A folder or the name of one of torchvision's datasets.
@@ -162,8 +150,8 @@ def open_dataset(
         download: Let torchvision fetch them.
         classes: Only so many classes, spread evenly over the sorted names, or those of these
             names, numbered in this order.
-        per_class: At most so many images of each class, chosen as a split is. Of "train" and
-            "val" together where one is split from the other.
+        per_class: At most so many images of each class, chosen as a split is; of "train" and "val"
+            together where one is split from the other.
         val_fraction: Share of the training images that is held out as "val".
         seed: Seed of the choice of images.
 
@@ -173,7 +161,6 @@ def open_dataset(
 
     Example:
         >>> import tempfile
-        >>> from PIL import Image
         >>> folder = Path(tempfile.mkdtemp())
         >>> for name in ("cat", "dog"):
         ...     (folder / name).mkdir()
@@ -189,9 +176,7 @@ def open_dataset(
     if "all" in parts:
         part = select_classes(parts["all"](), source, classes)
         test = held_out(part, TEST_FRACTION, derive_seed(seed, 1))
-        part = limit_per_class(
-            select_rows(part, test if split == "test" else ~test), per_class, seed
-        )
+        part = select_rows(part, test if split == "test" else ~test)
         complete = split == "test"
     else:
         complete = split == "test" or "val" in parts
@@ -201,7 +186,8 @@ def open_dataset(
                 f"{source}: it has {' and '.join(map(repr, sorted(parts)))} images alone, and none "
                 f"for {split!r}; expected {LAYOUTS}"
             )
-        part = limit_per_class(select_classes(parts[folder](), source, classes), per_class, seed)
+        part = select_classes(parts[folder](), source, classes)
+    part = limit_per_class(part, per_class, seed)
     if not complete:
         val = held_out(part, val_fraction, seed)
         part = select_rows(part, val if split == "val" else ~val)

@@ -24,68 +24,45 @@ from captum_excon.training.data.views import (
 class ExplanationDataModule(L.LightningDataModule):
     """Batches for training with explanations, exactly repeatable.
 
-    Batches are `views.ViewBatch` of float32 images in [0, 1], (N, 3, H, W):
+    Batches are `views.ViewBatch` of float32 images in [0, 1], (N, 3, H, W): ``standard``, the
+    central square that ExCon explains and masks; in training ``view1`` and, with ``views="excon"``,
+    ``view2``, random views (`views.random_view`); ``labels``; and ``indices``, which identify the
+    images in their split as long as the data and the options that choose images stay the same.
 
-    - ``standard``: the whole image (its central square), without crop, flip or colour: what ExCon
-      explains and masks;
-    - ``view1``, and with ``views="excon"`` ``view2``: random views (`views.random_view`), in
-      training only;
-    - ``labels``, and ``indices``, which identify the images in their split as long as the data and
-      the options that choose images stay the same.
-
-    Test images never serve to choose a checkpoint: the validation images are taken from the
-    training images, see `open_dataset`.
-
-    The order of an epoch depends on (``seed``, epoch) and a view on (``seed``, epoch, index, view):
-    neither on ``num_workers``, nor on earlier epochs, nor on the global random state, which stays
-    as it was. With several processes each takes its share of the epoch (`EpochSampler`).
+    Validation images are taken from the training images, never from the test images, see
+    `open_dataset`. The order of an epoch depends on (``seed``, epoch) and a view on (``seed``,
+    epoch, index, view) alone; the global random state stays as it was. With several processes each
+    takes its share of the epoch (`EpochSampler`).
 
     Args:
         source: A folder or a name, as for `open_dataset`.
         image_size: H = W.
         views: "one" random view, or "excon" for two.
         batch_size: N for each process.
-        num_workers: Processes that load images; they live through all epochs.
+        num_workers: Processes that load images, through all epochs.
         seed: Seed of order and views.
         val_fraction: Share of the training images held out for validation; 0 for no validation.
-        split_seed: Seed of the choice of validation images, so that these stay the same for
-            different values of ``seed``.
+        split_seed: Seed of the choice of validation images, apart from ``seed``.
         classes: As for `open_dataset`.
         per_class: At most so many images of each class for training and validation together.
         root: Where torchvision's datasets lie.
-        download: Let torchvision fetch them. Fetch them before where ``torchrun`` starts several
-            processes.
+        download: Let torchvision fetch them; do so before ``torchrun`` starts several processes.
         augment: True for the official random views, False for views equal to the standard one, or
             a function of PIL images that draws from torch's global generator.
         mean: Of each channel, for the model to normalise with; None measures it.
         std: Deviation of each channel; None measures it.
         cache_images: Hold the decoded images in memory; "auto" does below 1.5 GiB a split.
-        on_corrupt: "raise" an error that names the image, or "skip" such images, see
-            `LabelledImages.decoded`.
-        drop_last: Leave out the last training batch unless it is full. Off, it is left out only
-            if it has a single image, which batch norm cannot take.
+        on_corrupt: "raise" an error that names the image, or "skip" it (`LabelledImages.decoded`).
+        drop_last: Leave out the last training batch unless it is full, as in `EpochSampler`.
 
     Raises:
         DataError: As `open_dataset`, in `setup` and in the properties.
         ValueError: An option is out of range.
 
     Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from PIL import Image
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("cat", "dog"):
-        ...     (folder / "train" / name).mkdir(parents=True)
-        ...     for number in range(10):
-        ...         Image.new("RGB", (8, 8)).save(folder / "train" / name / f"{number}.png")
-        >>> data = ExplanationDataModule(folder, image_size=8, batch_size=6)
-        >>> data.class_names, data.mean
-        (('cat', 'dog'), (0.0, 0.0, 0.0))
-        >>> loader = data.train_dataloader()
-        >>> loader.sampler.set_epoch(0)
-        >>> batch = next(iter(loader))
-        >>> batch.view2.shape, batch.labels.shape
-        (torch.Size([6, 3, 8, 8]), torch.Size([6]))
+        >>> data = ExplanationDataModule("cifar10", 32, batch_size=256)
+        >>> data.batch_size, data.random_views
+        (256, 2)
     """
 
     def __init__(
@@ -113,31 +90,20 @@ class ExplanationDataModule(L.LightningDataModule):
         super().__init__()
         if views not in ("one", "excon"):
             raise ValueError(f"views must be 'one' or 'excon', but found {views!r}")
-        for name, number, least in (
-            ("image_size", image_size, 1),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-        ):
-            if number < least:
+        counts = {"image_size": image_size, "batch_size": batch_size, "num_workers": num_workers}
+        for name, number in counts.items():
+            if number < (least := int(name != "num_workers")):
                 raise ValueError(f"{name} must be at least {least}, but found {number}")
         if (mean is None) != (std is None):
             raise ValueError("mean and std go together: pass both, or neither to measure them")
-        self.source = source
-        self.image_size = image_size
-        self.random_views = 2 if views == "excon" else 1
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
-        self.val_fraction = val_fraction
-        self.split_seed = split_seed
-        self.classes = classes
-        self.per_class = per_class
-        self.root = root
-        self.download = download
+        self.source, self.root, self.download = source, root, download
+        self.classes, self.per_class = classes, per_class
+        self.val_fraction, self.split_seed = val_fraction, split_seed
+        self.image_size, self.random_views = image_size, 2 if views == "excon" else 1
+        self.batch_size, self.drop_last, self.num_workers = batch_size, drop_last, num_workers
         self.augment = random_view(image_size) if augment is True else augment or None
-        self.cache_images = cache_images
-        self.on_corrupt = on_corrupt
-        self.drop_last = drop_last
+        self.seed = seed
+        self.cache_images, self.on_corrupt = cache_images, on_corrupt
         self._statistics = None if mean is None or std is None else (tuple(mean), tuple(std))
         self._splits: dict[Split, LabelledImages] = {}
 
@@ -186,32 +152,32 @@ class ExplanationDataModule(L.LightningDataModule):
     @property
     def mean(self) -> tuple[float, ...]:
         """The mean of each channel over the pixels of the training images, in [0, 1]."""
-        return self._measured()[0]
+        return self._mean_and_std()[0]
 
     @property
     def std(self) -> tuple[float, ...]:
         """The standard deviation of each channel over the same pixels."""
-        return self._measured()[1]
+        return self._mean_and_std()[1]
 
-    def _measured(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def _mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         if self._statistics is None:
             self._statistics = channel_statistics(self.images("train"), self.image_size)
         return self._statistics
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Batches in a new order each epoch; call ``sampler.set_epoch`` in a plain loop."""
-        return self._loader("train")
+        return self.loader(self.images("train"), train=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Batches in the order of the files; none if ``val_fraction`` is 0."""
-        return self._loader("val") if self.val_fraction else []
+        return self.loader(self.images("val")) if self.val_fraction else []
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Batches in the order of the files."""
-        return self._loader("test")
+        return self.loader(self.images("test"))
 
-    def _loader(self, split: Split) -> DataLoader[Any]:
-        images, train = self.images(split), split == "train"
+    def loader(self, images: LabelledImages, train: bool = False) -> DataLoader[Any]:
+        """Batches of any images as in evaluation, or shuffled and with random views."""
         dataset = ViewDataset(
             images,
             self.image_size,

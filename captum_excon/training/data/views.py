@@ -34,28 +34,16 @@ class Sample(NamedTuple):
 
 
 class ViewBatch(NamedTuple):
-    """The views of N images, (N, C, H, W) in [0, 1], in training and out of it.
+    """The views of N images, (N, C, H, W) in [0, 1], in training and out of it."""
 
-    Attributes:
-        standard: The whole images, without random augmentation.
-        labels: (N,) int64.
-        indices: The images' numbers in their split, (N,) int64.
-        view1: A random view of each image; None outside training.
-        view2: A second one; None unless asked for.
-    """
-
-    standard: Tensor
-    labels: Tensor
-    indices: Tensor
-    view1: Tensor | None = None
-    view2: Tensor | None = None
+    standard: Tensor  # the whole images, without random augmentation
+    labels: Tensor  # (N,) int64
+    indices: Tensor  # the images' numbers in their split, (N,) int64
+    view1: Tensor | None = None  # a random view of each image, in training
+    view2: Tensor | None = None  # a second one, if asked for
 
     def view(self, name: str) -> Tensor:
-        """Returns the view of this name.
-
-        Raises:
-            ValueError: The batch does not have it.
-        """
+        """Returns the view of this name; ValueError if the batch does not have it."""
         view: Tensor | None = getattr(self, name)
         if view is None:
             raise ValueError(
@@ -70,8 +58,7 @@ def channel_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Measures mean and standard deviation of each channel of the standard views, in [0, 1]."""
     total, squares = np.zeros(3), np.zeros(3)
-    spread = np.linspace(0, len(images) - 1, min(len(images), STATISTICS_IMAGES))
-    chosen = np.unique(spread.astype(int))
+    chosen = np.linspace(0, len(images) - 1, min(len(images), STATISTICS_IMAGES)).astype(int)
     for index in chosen:
         view = standard_view(images[int(index)][0], size)
         pixels = np.asarray(view, dtype=np.float64).reshape(-1, 3) / 255
@@ -107,8 +94,8 @@ def random_view(size: int) -> Augmentation:
 class ViewDataset(Dataset[Sample]):
     """Views of labelled images, by (epoch, index); an index alone is that of epoch 0.
 
-    The randomness of view v of an image depends on (``seed``, epoch, index, v) only: torch's global
-    generator is seeded with these for the augmentation, and restored afterwards. So views depend
+    An item is a `Sample`; `collate_views` makes batches. For view v of an image, torch's global
+    generator is seeded with (``seed``, epoch, index, v) and restored afterwards, so views depend
     neither on workers, nor on the order, nor on earlier draws.
 
     Args:
@@ -117,8 +104,6 @@ class ViewDataset(Dataset[Sample]):
         random_views: How many beside the standard one, 0 to 2.
         augment: Makes a random view; it draws from torch's global generator.
         seed: Seed of the random views.
-
-    An item is a `Sample`; `collate_views` makes batches.
     """
 
     def __init__(
@@ -130,11 +115,8 @@ class ViewDataset(Dataset[Sample]):
         augment: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
-        self.images = images
-        self.image_size = image_size
-        self.random_views = random_views
-        self.augment = augment
-        self.seed = seed
+        self.images, self.image_size = images, image_size
+        self.random_views, self.augment, self.seed = random_views, augment, seed
 
     def __len__(self) -> int:
         return len(self.images)

@@ -36,15 +36,7 @@ class ClassificationMetrics:
         self._top5: list[Tensor] = []
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Adds a batch.
-
-        Args:
-            logits: (N, classes).
-            labels: (N,), int64.
-
-        Raises:
-            ValueError: The logits are not finite.
-        """
+        """Adds a batch of logits (N, classes) and labels (N,); ValueError if any is not finite."""
         logits = logits.detach().float()
         if not logits.isfinite().all():
             raise ValueError(
@@ -57,28 +49,16 @@ class ClassificationMetrics:
         self._confidence.append(logits.softmax(1).amax(1).cpu())
 
     def compute(self) -> dict[str, float]:
-        """Returns ``top1``, ``top5``, ``ece10`` and ``ece15``, all in [0, 1].
-
-        Raises:
-            ValueError: Nothing was added.
-        """
+        """Returns ``top1``, ``top5``, ``ece10`` and ``ece15`` in [0, 1]; ValueError if empty."""
         confidence, top1 = self._gathered()
-        accuracies = {"top1": top1, "top5": torch.cat(self._top5)}
         below_1 = confidence.clamp(max=1 - torch.finfo(confidence.dtype).eps)
-        return {
-            **{name: float(hits.double().mean()) for name, hits in accuracies.items()},
-            **{
-                f"ece{bins}": float(binary_calibration_error(below_1, top1.int(), n_bins=bins))
-                for bins in BINS
-            },
-        }
+        found = {"top1": top1.double().mean(), "top5": torch.cat(self._top5).double().mean()}
+        for bins in BINS:
+            found[f"ece{bins}"] = binary_calibration_error(below_1, top1.int(), n_bins=bins)
+        return {name: float(value) for name, value in found.items()}
 
     def reliability(self, bins: int = BINS[-1]) -> dict[str, list[Any]]:
-        """Returns each bin's ``count``, mean ``confidence`` and ``accuracy``; None if empty.
-
-        Raises:
-            ValueError: Nothing was added.
-        """
+        """Returns each bin's ``count``, mean ``confidence`` and ``accuracy``; None if empty."""
         confidence, top1 = self._gathered()
         bin_of = (confidence * bins).long().clamp(max=bins - 1)
         counts = bin_of.bincount(minlength=bins)
@@ -88,11 +68,8 @@ class ClassificationMetrics:
             pairs = zip(sums.tolist(), counts.tolist(), strict=True)
             return [total / count if count else None for total, count in pairs]
 
-        return {
-            "count": counts.tolist(),
-            "confidence": means(confidence),
-            "accuracy": means(top1),
-        }
+        means_of = {"confidence": means(confidence), "accuracy": means(top1)}
+        return {"count": counts.tolist(), **means_of}
 
     def _gathered(self) -> tuple[Tensor, Tensor]:
         if not sum(map(len, self._top1)):

@@ -18,15 +18,9 @@ RANDOM = "random"
 
 
 class ExplanationMetrics:
-    """Accumulates Drop and Increase of explainers, and of random maps as a control.
+    """Accumulates Drop and Increase of explainers, by name, and of random maps as a control.
 
-    Args:
-        explainers: By name; ``"random"`` is taken.
-        fraction: Share of the pixels to keep.
-        seed: Of the random maps.
-
-    Raises:
-        ValueError: An explainer is called ``"random"``.
+    They keep ``fraction`` of the pixels. The name ``"random"`` raises ValueError.
     """
 
     def __init__(self, explainers: Mapping[str, Explainer], fraction: float, seed: int) -> None:
@@ -82,9 +76,4 @@ def _bounded(explainer: Explainer, rows: int) -> Explainer:
     attribute = explainer.attribute
     if "internal_batch_size" not in inspect.signature(attribute).parameters:
         return explainer
-
-    def explained(images: Tensor, targets: Tensor) -> Tensor:
-        found: Tensor = attribute(images, target=targets, internal_batch_size=max(rows, 64))
-        return found
-
-    return explained
+    return lambda x, targets: attribute(x, target=targets, internal_batch_size=max(rows, 64))

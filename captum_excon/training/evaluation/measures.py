@@ -14,7 +14,6 @@ from captum_excon.training.evaluation.calibration import ClassificationMetrics
 from captum_excon.training.evaluation.explanations import ExplanationMetrics
 from captum_excon.training.evaluation.robustness import ATTACKS, attacked
 from captum_excon.training.evaluation.shift import SEVERITIES, SHIFTS, shifted
-from captum_excon.training.evaluation.subset import subset
 from captum_excon.training.settings import EvaluationSettings
 from captum_excon.transforms._undisturbed import Explainer, undisturbed
 
@@ -46,11 +45,10 @@ def evaluate(
 
     - Accuracy and calibration as `ClassificationMetrics` defines them, clean and for every shift
       and severity of `shifted`.
-    - For each explainer the Drop :math:`\max(0, p - o) / p` and the Increase :math:`[o > p]` of the
-      predicted class's probability when all but the most salient pixels become 0 in normalised
-      space, the mean colour (`captum_excon.metrics.drop_increase`). The control ``"random"`` keeps
-      as many pixels at random: a model that was trained on masked images is more robust to *any*
-      masking, and only a difference from the control is evidence for the explanations.
+    - For each explainer Drop and Increase (`captum_excon.metrics.drop_increase`) of the predicted
+      class, masked with 0 in normalised space, the mean colour. The control ``"random"`` keeps as
+      many pixels at random: training on masked images makes a model more robust to *any* masking,
+      and only a difference from the control is evidence for the explanations.
     - Accuracy under `attacked`'s FGSM and PGD.
 
     The figures select nothing and do not depend on the batch size (except for PGD's starts on a
@@ -89,7 +87,7 @@ def evaluate(
             bar.update(len(images))
     return {
         "images": count,
-        "subset": run.measured(),
+        "subset": int(chosen.sum()),
         **run.results(),
         "settings": settings.model_dump(),
     }
@@ -100,16 +98,8 @@ def evaluate_corrupted(
 ) -> dict[str, float]:
     """Measures accuracy and calibration alone, for images that were corrupted beforehand.
 
-    Args:
-        module: As for `evaluate`.
-        loader: As for `evaluate`.
-        progress: As for `evaluate`.
-
-    Returns:
-        ``top1``, ``top5``, ``ece10`` and ``ece15``.
-
-    Raises:
-        ValueError: There are no images, or the module's outputs are not finite.
+    Arguments and errors are those of `evaluate`; ``top1``, ``top5``, ``ece10`` and ``ece15`` are
+    returned.
     """
     metrics, device = ClassificationMetrics(), _device(module)
     with undisturbed(cast(nn.Module, module)), torch.no_grad(), _bar(loader, progress) as bar:
@@ -117,6 +107,21 @@ def evaluate_corrupted(
             metrics.update(module(batch.standard.to(device)), batch.labels.to(device))
             bar.update(len(batch.labels))
     return metrics.compute()
+
+
+def subset(count: int, limit: int | None, seed: int = 0) -> Tensor:
+    """Chooses the images that explanations and attacks are measured on, at most ``limit``.
+
+    They depend on the arguments alone, so that all models are measured on the same images; (count,)
+    bool.
+
+    Example:
+        >>> subset(6, 3).sum()
+        tensor(3)
+    """
+    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit]] = True
+    return chosen
 
 
 class _Run:
@@ -168,9 +173,6 @@ class _Run:
                 with torch.no_grad():
                     predicted = self.module(perturbed).argmax(1)
             hits.append((predicted == labels).cpu())
-
-    def measured(self) -> int:
-        return sum(map(len, self.hits["clean", 0]))
 
     def results(self) -> dict[str, Any]:
         clean = self.clean.compute()  # before the rest, since it says so if there are no images

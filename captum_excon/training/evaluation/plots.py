@@ -44,12 +44,7 @@ MARKERS = "osD^vPX"
 def plot_attacks(results: Results) -> Figure:
     """Draws the accuracy under FGSM and PGD over the attack's radius, 0 for clean images.
 
-    Args:
-        results: For each arm its evaluations, one for each seed: the mean is drawn as a line and,
-            of several, mean ± one standard deviation as a band.
-
-    Returns:
-        A figure of two panels on one scale.
+    Of several seeds of an arm, the mean is a line and ± one standard deviation a band.
     """
     figure, panels = _figure(1, len(ATTACKS), (6.8, 3.3))
     for axes, attack in zip(panels, ATTACKS, strict=True):
@@ -69,30 +64,25 @@ def plot_attacks(results: Results) -> Figure:
 def plot_shifts(results: Results, group: str = "shifts") -> Figure:
     """Draws accuracy and calibration error over the severity of each shift, 0 for clean images.
 
-    Args:
-        results: As for `plot_attacks`.
-        group: ``"shifts"`` or ``"corruptions"``.
-
-    Returns:
-        A figure with two rows (accuracy, ECE of 15 bins) and a column for each shift; with more
-        than six shifts, their means in one column.
+    ``group`` is "shifts" or "corruptions". Each kind has a column; the means of more than six share
+    one.
     """
     first = next(iter(results.values()))[0]
     kinds = list(first[group]) if len(first[group]) <= 6 else ["mean"]
     metrics = {"top1": "top-1 accuracy", "ece15": "ECE (15 bins)"}
     size = (max(1.9 * len(kinds), 3.4), 4.2)
     figure, panels = _figure(len(metrics), len(kinds), size)
-    for panel, (metric, label) in zip(panels.reshape(2, -1), metrics.items(), strict=True):
+    rows = panels.reshape(2, -1)
+    for panel, (metric, label) in zip(rows, metrics.items(), strict=True):
         for axes, kind in zip(panel, kinds, strict=True):
             for i, runs in enumerate(results.values()):
                 values = [[r["clean"][metric], *_severities(r[group], kind, metric)] for r in runs]
                 _line(axes, range(6), values, i)
             axes.set_xticks(range(6))
         panel[0].set_ylabel(label)
-    for axes, kind in zip(panels.reshape(2, -1)[0], kinds, strict=True):
-        axes.set_title(f"mean of {group}" if kind == "mean" else kind.replace("-", " "))
-    for axes in panels.reshape(2, -1)[1]:
-        axes.set_xlabel("severity")
+    for top, bottom, kind in zip(*rows, kinds, strict=True):
+        top.set_title(f"mean of {group}" if kind == "mean" else kind.replace("-", " "))
+        bottom.set_xlabel("severity")
     _finish(figure, panels, results)
     return figure
 
@@ -109,11 +99,7 @@ def _severities(
 def plot_reliability(results: Results) -> Figure:
     """Draws accuracy over confidence, clean, and below how often each confidence occurs.
 
-    Args:
-        results: As for `plot_attacks`; the bins of several seeds are merged.
-
-    Returns:
-        A figure of two panels; on the dashed line a model is calibrated.
+    The bins of several seeds are merged; on the dashed line a model is calibrated.
     """
     figure, panels = _figure(2, 1, (4.2, 4.6), height_ratios=(3, 1))
     top, bottom = panels
@@ -146,13 +132,9 @@ def _merged(bins: Sequence[Mapping[str, Any]]) -> tuple[npt.NDArray[Any], ...]:
 
 
 def save_all(results: Results, folder: Path) -> None:
-    """Draws everything into a folder, each file whole or not at all.
+    """Draws ``attacks``, ``shifts``, ``reliability`` and, if measured, ``corruptions`` as PNG.
 
-    They are ``attacks.png``, ``shifts.png``, ``reliability.png`` and, if corrupted images were
-    measured, ``corruptions.png``.
-
-    Raises:
-        UserError: A file cannot be written.
+    Each file is written whole or not at all; UserError if it cannot be.
     """
     figures = {
         "attacks": plot_attacks(results),
@@ -162,10 +144,7 @@ def save_all(results: Results, folder: Path) -> None:
     if all("corruptions" in run for runs in results.values() for run in runs):
         figures["corruptions"] = plot_shifts(results, "corruptions")
     for name, figure in figures.items():
-        with (
-            written_whole(folder / f"{name}.png") as temporary,
-            matplotlib.rc_context(STYLE),
-        ):
+        with written_whole(folder / f"{name}.png") as temporary, matplotlib.rc_context(STYLE):
             # Without the version of the library, equal figures are equal files.
             figure.savefig(temporary, format="png", metadata={"Software": None})
 
@@ -179,15 +158,9 @@ def _figure(
 
 
 def _style(arm: int) -> dict[str, Any]:
-    colour, marker = COLOURS[arm % len(COLOURS)], MARKERS[arm % len(MARKERS)]
+    look = {"color": COLOURS[arm % len(COLOURS)], "marker": MARKERS[arm % len(MARKERS)]}
     # Unclipped, since markers at 0 and 100 % would be cut in half.
-    return {
-        "color": colour,
-        "linewidth": 1.3,
-        "marker": marker,
-        "markersize": 3.5,
-        "clip_on": False,
-    }
+    return {**look, "linewidth": 1.3, "markersize": 3.5, "clip_on": False}
 
 
 def _line(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], arm: int) -> None:
@@ -199,11 +172,7 @@ def _line(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], arm
         axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _finish(
-    figure: Figure,
-    panels: npt.NDArray[Any],
-    results: Results,
-) -> None:
+def _finish(figure: Figure, panels: npt.NDArray[Any], results: Results) -> None:
     for axes in panels:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_ylim(bottom=0)

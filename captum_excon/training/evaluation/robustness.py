@@ -37,13 +37,11 @@ def attacked(
     PGD: ``steps`` such steps of :math:`2.5\,\epsilon / \mathtt{steps}` from a uniformly random
     point of the ball, each projected to the ball and to [0, 1].
 
-    Both are `captum.robust`'s. Three of its defaults would make a model look more robust than it
-    is, and are not used: its loss, −log of the output, is NaN for negative logits, and a NaN
-    gradient leaves the pixel alone; gradients below 1e-6 count as 0, and those of a confident
-    model are smaller; its PGD draws from the global random state. Here the loss is per image, so
-    that the batch size does not scale it, and is :math:`\log \sum_{c \ne y} e^{f_c} - f_y`: the
-    cross-entropy grows with it and has the same gradient signs, but this one does not vanish where
-    the model is sure [ours]. Pixels are not rounded to 256 levels.
+    Both are `captum.robust`'s, but for defaults that would make a model look more robust than it
+    is: its loss is NaN for negative logits, and gradients below 1e-6 count as 0. Here the loss is
+    per image :math:`\log \sum_{c \ne y} e^{f_c} - f_y` [ours]: its gradient has the signs of the
+    cross-entropy's, but does not vanish where the model is sure. Pixels are not rounded to 256
+    levels.
 
     References: Goodfellow et al., *Explaining and Harnessing Adversarial Examples*, ICLR 2015,
     https://arxiv.org/abs/1412.6572; Madry et al., *Towards Deep Learning Models Resistant to
@@ -58,8 +56,7 @@ def attacked(
         epsilon: The ball's radius, in pixel values: 8 / 255 for eight gray levels.
         steps: PGD's gradient steps; FGSM has one.
         generator: Where PGD's start is drawn from, on the images' device; by default one with seed
-            0. On the CPU the rows are drawn one after the other: the same generator through
-            several batches gives what one large batch gives.
+            0. On the CPU several batches draw from it what one large batch would.
 
     Returns:
         The perturbed images, detached, of the images' shape, dtype and device, in [0, 1] and

@@ -12,27 +12,20 @@ from typing import Any, cast
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from captum_excon._files import check_writable, written_whole
 from captum_excon._messages import one_line
 from captum_excon._provenance import provenance
 from captum_excon.errors import UserError
+from captum_excon.models.devices import pick_device
 from captum_excon.training.data.corrupted import SEVERITIES, corruptions, open_corrupted
-from captum_excon.training.data.datasets import LabelledImages, open_dataset
+from captum_excon.training.data.datasets import open_dataset
 from captum_excon.training.data.module import ExplanationDataModule
-from captum_excon.training.data.sampling import EpochSampler
-from captum_excon.training.data.views import ViewDataset, collate_views
 from captum_excon.training.evaluation import plots
-from captum_excon.training.evaluation.measures import (
-    Evaluable,
-    evaluate,
-    evaluate_corrupted,
-)
+from captum_excon.training.evaluation.measures import Evaluable, evaluate, evaluate_corrupted
 from captum_excon.training.evaluation.tables import as_csv, as_markdown
 from captum_excon.training.run.checkpoints import BEST, LAST
-from captum_excon.training.run.config import TrainConfig
 from captum_excon.training.run.runner import load_run
 from captum_excon.training.settings import EvaluationSettings
 
@@ -70,9 +63,9 @@ def evaluate_run(
         explainers: Names of the explainers whose Drop and Increase are measured; by default the
             training's and one that training did not use.
         settings: How to measure.
-        corrupted: A folder of CIFAR-100-C or Tiny-ImageNet-C.
+        corrupted: A folder of CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C.
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" and so on.
-        batch_size: Images a batch; None for the training's. No figure depends on it.
+        batch_size: Images per batch; None for the training's. No figure depends on it.
         num_workers: Processes that read images; None for the training's.
         progress: Show bars, unless standard error is no terminal.
 
@@ -86,7 +79,7 @@ def evaluate_run(
         UserError: The checkpoint, the data or the device is not there, there is no such explainer,
             the model's outputs are not finite, or ``out`` cannot be written to.
     """
-    where = _device(device)
+    where = pick_device(device)
     checkpoints = [path / BEST, path / LAST] if path.is_dir() else [path]
     out = out or checkpoints[0].parent / "evaluation"
     with _output_folder(out):
@@ -98,10 +91,11 @@ def evaluate_run(
                 module, datamodule, config = load_run(checkpoint, data=data)
             datamodule.batch_size = batch_size or datamodule.batch_size
             datamodule.num_workers = datamodule.num_workers if num_workers is None else num_workers
-            names = explainers or _default_explainers(config)
+            other = next(name for name in OTHER_EXPLAINERS if name != config.explainer)
+            names = explainers or [config.explainer, other]
             try:
                 found = _evaluated(
-                    module.to(where), datamodule, config, names, settings, corrupted, progress
+                    module.to(where), datamodule, names, settings, corrupted, progress
                 )
             except ValueError as error:
                 raise UserError(f"{checkpoint}: {one_line(error)}") from error
@@ -134,26 +128,9 @@ def _output_folder(folder: Path) -> Iterator[None]:
         raise
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # as torch says that there is no such device
-        raise UserError(f"--device {name}: {one_line(str(error).splitlines()[0])}") from error
-    return device
-
-
-def _default_explainers(config: TrainConfig) -> list[str]:
-    other = next(name for name in OTHER_EXPLAINERS if name != config.explainer)
-    return [config.explainer, other]
-
-
 def _evaluated(
     module: L.LightningModule,
     datamodule: ExplanationDataModule,
-    config: TrainConfig,
     explainers: Sequence[str],
     settings: EvaluationSettings | None,
     corrupted: Path | None,
@@ -162,42 +139,20 @@ def _evaluated(
     classifier = cast(Evaluable, module)
     built = {name: cast(Any, module).make_explainer(name) for name in explainers}
     result = evaluate(classifier, datamodule.test_dataloader(), built, settings, progress=progress)
-    if corrupted is not None:
-        result["corruptions"] = _corruptions(classifier, datamodule, config, corrupted, progress)
-    return result
-
-
-def _corruptions(
-    module: Evaluable,
-    datamodule: ExplanationDataModule,
-    config: TrainConfig,
-    folder: Path,
-    progress: bool,
-) -> dict[str, list[dict[str, float]]]:
-    names = datamodule.class_names
-    all_names = names
-    if config.classes is not None:
+    if corrupted is None:
+        return result
+    names = all_names = datamodule.class_names
+    if datamodule.classes is not None:
         all_names = open_dataset(datamodule.source, "test", root=datamodule.root).class_names
-    found = {}
+    found: dict[str, list[dict[str, float]]] = {}
     # None hides the bar where standard error is no terminal.
-    for kind in tqdm(corruptions(folder), unit="corruption", disable=None if progress else True):
+    for kind in tqdm(corruptions(corrupted), unit="corruption", disable=None if progress else True):
         images = [
-            open_corrupted(folder, kind, severity, names, all_class_names=all_names)
+            open_corrupted(corrupted, kind, severity, names, all_class_names=all_names)
             for severity in SEVERITIES
         ]
-        found[kind] = [evaluate_corrupted(module, _loader(i, datamodule)) for i in images]
-    return found
-
-
-def _loader(images: LabelledImages, datamodule: ExplanationDataModule) -> DataLoader[Any]:
-    return DataLoader(
-        ViewDataset(images, datamodule.image_size),
-        datamodule.batch_size,
-        sampler=EpochSampler(len(images), batch_size=datamodule.batch_size, shuffle=False),
-        num_workers=datamodule.num_workers,
-        collate_fn=collate_views,
-        generator=torch.Generator(),  # without one it draws from the global generator
-    )
+        found[kind] = [evaluate_corrupted(classifier, datamodule.loader(i)) for i in images]
+    return {**result, "corruptions": found}
 
 
 def _write(out: Path, report: Mapping[str, Any]) -> None:

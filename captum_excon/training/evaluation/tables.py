@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -21,14 +22,9 @@ METRICS = {"top1": "Accuracy", **{f"ece{n}": f"Calibration error ({n} bins)" for
 def figures(result: Mapping[str, Any]) -> dict[str, float | None]:
     """Names every figure of an evaluation, in the order of the tables.
 
-    Args:
-        result: What `captum_excon.training.evaluation.measures.evaluate` returns, perhaps with
-            ``corruptions`` of the same form as ``shifts``.
-
-    Returns:
-        The figures, in [0, 1], by names such as ``clean/top1``, ``explanations/random/drop``,
-        ``attacks/pgd/8``, ``shifts/rotation/3/ece15``, ``shifts/rotation/mean/ece15`` (over the
-        severities) and ``shifts/mean/ece15`` (over all); None where no image gave one.
+    Names are such as ``clean/top1``, ``explanations/random/drop``, ``attacks/pgd/8``,
+    ``shifts/rotation/3/ece15``, ``shifts/rotation/mean/ece15`` (over the severities) and
+    ``shifts/mean/ece15`` (over all). Figures are in [0, 1], or None where no image gave one.
     """
     named: dict[str, float | None] = {f"clean/{m}": v for m, v in result["clean"].items()}
     for name, found in result["explanations"].items():
@@ -52,10 +48,10 @@ def _ladder(
         for severity, found in enumerate(severities, start=1):
             named |= {f"{group}/{kind}/{severity}/{m}": value for m, value in found.items()}
         for metric in severities[0]:
-            values = [found[metric] for found in severities]
-            means.setdefault(metric, []).append(sum(values) / len(values))
-            named[f"{group}/{kind}/mean/{metric}"] = means[metric][-1]
-    return named | {f"{group}/mean/{m}": sum(v) / len(v) for m, v in means.items()}
+            mean = fmean(found[metric] for found in severities)
+            means.setdefault(metric, []).append(mean)
+            named[f"{group}/{kind}/mean/{metric}"] = mean
+    return named | {f"{group}/mean/{metric}": fmean(v) for metric, v in means.items()}
 
 
 def higher_is_better(name: str) -> bool:
