@@ -43,7 +43,7 @@ def training_names(folder: Path) -> Names:
 
 
 def check_readme(names: Names) -> None:
-    assert Path("maps.png").stat().st_size > 1000
+    assert Path("espresso.png").stat().st_size > 1000
 
 
 def check_training(names: Names) -> None:
