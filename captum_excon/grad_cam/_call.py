@@ -29,23 +29,13 @@ _turn = threading.RLock()
 
 @dataclass(frozen=True)
 class CamCall:
-    """What to call, and which map of it is wanted.
-
-    Attributes:
-        cam_class: A CAM class of grad-cam.
-        options: More arguments of its constructor.
-        call_options: More arguments of the CAM object's call.
-        scaled: Return what the CAM returns, in place of the map it computed first.
-        batch_size: Rows per forward pass of the classes that score many; None for their default.
-        seed: Where the random part of a class starts.
-        show_progress: Let grad-cam show its bars and print.
-    """
+    """What to call, and which map of it is wanted."""
 
     cam_class: type
-    options: dict[str, Any]
+    options: dict[str, Any]  # of its constructor
     call_options: dict[str, Any]
-    scaled: bool
-    batch_size: int | None
+    scaled: bool  # return what the CAM returns, in place of the map it computed first
+    batch_size: int | None  # of the classes that score many rows; None for their default
     seed: int
     show_progress: bool
 
@@ -123,17 +113,9 @@ class CamCall:
 
 
 class _OneImage:
-    """A target of grad-cam: a function of the output of one image.
+    """A target of grad-cam: a function of the output of one image, or of SESS's many patches."""
 
-    SESS calls it with the outputs of many patches of that image.
-    """
-
-    def __init__(
-        self,
-        model: ObservedModel,
-        target: Target,
-        image: int,
-    ) -> None:
+    def __init__(self, model: ObservedModel, target: Target, image: int) -> None:
         own = take_targets(target, torch.tensor([image]))
         self._target = own[0] if isinstance(own, list) else own
         self._model = model

@@ -34,17 +34,8 @@ class ObservedModel(nn.Module):
     called with what the last call of its layer returns. That a layer is called several times shows
     only when a pass has ended: the first pass is then made again.
 
-    Args:
-        model: Any module without wrappers.
-        layers: Layers of the model.
-        args: Gives the model's further arguments for a number of rows.
-        images: The inputs, as grad-cam will get them.
-
-    Attributes:
-        probes: Stand for the layers.
-        differentiable: To be set before the first call: whether gradients are wanted.
-        forget: To be set before the first call: drops what was recorded in a pass.
-        output_dims: Dimensions of the last output.
+    ``args`` gives the model's further arguments for a number of rows. Before the first call,
+    ``differentiable`` says whether gradients are wanted, and ``forget`` drops what was recorded.
     """
 
     def __init__(

@@ -42,17 +42,15 @@ class GradCamAttribution(LayerAttribution):
         cam = GradCamAttribution(GradCAMPlusPlus, model, model.layer4)
         maps = cam.attribute(images, target=labels)  # (N, 1, h, w), as LayerGradCam gives
 
-    The computation is grad-cam's own. What is Captum's is everything around it: targets, dtypes
-    and devices, and a model that is left alone. Each call works on a copy of the model's modules,
-    which shares the weights' memory, so that modes, gradients and hooks of the model itself are
-    never touched. As with grad-cam, that copy is in evaluation mode.
+    The computation is grad-cam's own; targets, dtypes and devices are handled as in Captum. Each
+    call works on a copy of the model's modules in evaluation mode, which shares the weights'
+    memory, so modes, gradients and hooks of the model itself are never touched.
 
     Differences from a direct call, all deliberate: half-precision models are computed in float32;
-    frozen weights, ``no_grad`` and ``inference_mode`` do no harm; what writes in place behind a
-    layer (``nn.ReLU(inplace=True)``) does not change the activations that grad-cam has seen; the
-    random weights of RandomCAM come from ``generator``; of a module that the model calls several
-    times the last call counts, as in Captum, where grad-cam takes the first (it costs one more
-    forward pass). Calls from several threads take turns.
+    frozen weights, ``no_grad`` and ``inference_mode`` do no harm; an in-place operation behind a
+    layer does not change the activations that grad-cam has seen; RandomCAM draws from
+    ``generator``; of a module called several times the last call counts, as in Captum, at the cost
+    of one more forward pass. Calls from several threads take turns.
 
     The classes:
 
@@ -81,25 +79,19 @@ class GradCamAttribution(LayerAttribution):
             ``ratio_channels_to_ablate``.
 
     Raises:
-        TypeError: If ``cam_class`` is no CAM class or does not take the options, or if ``model`` is
-            no module.
-        ValueError: If a layer cannot be found, or if FullGrad is given layers.
+        TypeError: ``cam_class`` is not a CAM class or does not take the options, or ``model`` is
+            not a module.
+        ValueError: A layer cannot be found, or FullGrad is given layers.
 
-    Reference:
-        Gildenblat et al., *PyTorch library for CAM methods*,
-        https://github.com/jacobgil/pytorch-grad-cam.
+    Reference: Gildenblat et al., https://github.com/jacobgil/pytorch-grad-cam.
 
     Example:
-        >>> import torch
-        >>> from torch import nn
         >>> from pytorch_grad_cam import LayerCAM
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
         ...                       nn.Flatten(), nn.Linear(8, 5))
         >>> cam = GradCamAttribution(LayerCAM, model, model[1])
         >>> cam.attribute(torch.rand(2, 3, 17, 17), target=[0, 3]).shape
         torch.Size([2, 1, 8, 8])
-        >>> cam.attribute(torch.rand(2, 3, 17, 17), target=[0, 3], output="input").shape
-        torch.Size([2, 3, 17, 17])
     """
 
     def __init__(
@@ -150,13 +142,12 @@ class GradCamAttribution(LayerAttribution):
             additional_forward_args: As in Captum. Where one of them has a row for each image, the
                 images are explained one by one.
             perturbations_per_eval: Rows per forward pass in the classes that score many (ScoreCAM,
-                AblationCAM, SESS), whose ``batch_size`` it is; by default theirs. All images of
-                the batch share one first pass.
+                AblationCAM, SESS), whose ``batch_size`` it is; by default theirs.
             show_progress: Let grad-cam show its bars and print what it prints.
-            output: ``"layer"`` is the raw map, neither rectified nor scaled, with both signs where
-                the method has them, at the layer's resolution; ``"input"`` the same, up-sampled
-                (bilinear) to the inputs' size; ``"scaled"`` is what a direct call returns: maps
-                rectified, scaled to [0, 1], resized, averaged over the layers and scaled again.
+            output: ``"layer"`` is the raw map, neither rectified nor scaled, at the layer's
+                resolution; ``"input"`` the same, up-sampled (bilinear) to the inputs' size;
+                ``"scaled"`` is what a direct call returns: maps rectified, scaled to [0, 1],
+                resized, averaged over the layers and scaled again.
             generator: Where RandomCAM's weights come from; by default the same in every call.
             **call_options: More arguments of the CAM object's call: ``eigen_smooth``,
                 ``aug_smooth`` (with ``output="scaled"``), FinerCAM's ``alpha`` and

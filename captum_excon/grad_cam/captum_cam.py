@@ -32,8 +32,8 @@ class CaptumCam:
 
     A map is made of an attribution as grad-cam makes it: summed over channels, rectified, scaled
     to [0, 1] by its own minimum and maximum, resized bilinearly to the input's size, averaged over
-    the layers if there are several, and scaled again. A constant map becomes 0. Unlike grad-cam,
-    nothing is added to the maximum, so that maps of tiny values reach 1, too.
+    the layers if there are several, and scaled again; unlike in grad-cam, maps of tiny values reach
+    1, too. A constant map becomes 0.
 
     The model's mode is left as it is: call ``model.eval()`` as for Captum.
 
@@ -43,11 +43,9 @@ class CaptumCam:
         **options: More arguments of its ``attribute``, such as ``n_steps`` or ``show_progress``.
 
     Raises:
-        TypeError: If ``attribution`` is no Captum attribution.
+        TypeError: ``attribution`` is not a Captum attribution.
 
     Example:
-        >>> import torch
-        >>> from torch import nn
         >>> from captum_excon import IntegratedGradCAM
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
         ...                       nn.Flatten(), nn.Linear(8, 5)).eval()
@@ -90,9 +88,9 @@ class CaptumCam:
             Maps (N, H, W) in [0, 1]; NaN where the attribution is.
 
         Raises:
-            TypeError: If a target cannot be called, or if the attribution returns no maps.
-            ValueError: For smoothing, for targets that are not one for each image, or for none
-                where the output has no classes.
+            TypeError: A target cannot be called, or the attribution does not return maps.
+            ValueError: Smoothing, targets that are not one for each image, or none although the
+                output has no classes.
         """
         if aug_smooth or eigen_smooth:
             raise ValueError(
@@ -189,9 +187,7 @@ def _as_grad_cam(result: Any, size: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def _min_max(maps: Tensor) -> Tensor:
-    flat = maps.flatten(1)
-    if not len(flat):
+    if not len(maps):
         return maps
-    flat = flat - flat.amin(1, keepdim=True)
-    highest = flat.amax(1, keepdim=True)
-    return (flat / torch.where(highest == 0, 1, highest)).view_as(maps)
+    low, high = (v.view(-1, *[1] * (maps.dim() - 1)) for v in maps.flatten(1).aminmax(dim=1))
+    return (maps - low) / torch.where(high == low, 1, high - low)

@@ -156,9 +156,8 @@ def _is_plain(leaf: Any) -> bool:
 
 
 def _find_image(leaves: list[Any]) -> Tensor:
-    images = [x for x in leaves if isinstance(x, tv_tensors.Image)] or list(
-        filter(_is_plain, leaves)
-    )[:1]
+    images = [leaf for leaf in leaves if isinstance(leaf, tv_tensors.Image)]
+    images = images or list(filter(_is_plain, leaves))[:1]
     if any(isinstance(leaf, PILImage.Image) for leaf in leaves):
         raise ValueError("PIL images cannot be occluded; apply v2.ToImage() first")
     if len(images) != 1 or images[0].ndim not in (3, 4):
