@@ -136,8 +136,6 @@ def nan_reasons(
         A reason, or None where the metric is defined, for each image.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import nan_reasons
         >>> nan_reasons(torch.stack([torch.zeros(2, 2), torch.eye(2)]))
         ['the map is constant', None]
     """

@@ -83,8 +83,6 @@ def drop_increase(
         ValueError: Shapes, options or the model's scores are not as described.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import drop_increase
         >>> image = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]])
         >>> model = lambda x: x.sum((2, 3))
         >>> drop, increase = drop_increase(model, image, image[:, 0], fraction=0.25,
@@ -110,25 +108,12 @@ def drop_increase_sweep(
 ) -> DropIncrease:
     """Drop and Increase for several fractions of pixels: the papers' 15 % is one point of it.
 
-    Args:
-        forward_func: The model, or a `Scorer` of these images, as in `drop_increase`.
-        images: (N, C, H, W).
-        maps: One per image.
-        fractions: F shares of pixels to keep, each in (0, 1].
-        fill: What the other pixels become.
-        seed: Breaks ties.
-        **scoring: ``target``, ``score`` and so on, as in `drop_increase`.
+    Arguments and errors are those of `drop_increase`, with F ``fractions``, at least one.
 
     Returns:
         drop and increase, (N, F) float32 each.
 
-    Raises:
-        TypeError: As in `drop_increase`.
-        ValueError: As in `drop_increase`, and for no fraction at all.
-
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import drop_increase_sweep
         >>> image = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]])
         >>> model = lambda x: x.sum((2, 3))
         >>> drop_increase_sweep(model, image, image[:, 0], fractions=[0.25, 0.5],
@@ -171,24 +156,10 @@ def average_drop_increase(
 
     Reference: Chattopadhay et al., *Grad-CAM++*, WACV 2018, https://arxiv.org/abs/1710.11063.
 
-    Args:
-        forward_func: The model, or a `Scorer` of these images, as in `drop_increase`.
-        images: (N, C, H, W).
-        maps: One per image.
-        fill: What masked-out pixels fade to: a number, a tensor that broadcasts to the images, or
-            ``"blur"``.
-        **scoring: ``target``, ``score`` and so on, as in `drop_increase`.
-
-    Returns:
-        drop and increase, (N,) float32 each; NaN as in `drop_increase`.
-
-    Raises:
-        TypeError: As in `drop_increase`.
-        ValueError: As in `drop_increase`.
+    Arguments, results and errors are those of `drop_increase`. What is masked out fades to
+    ``fill``, b: a number, a tensor that broadcasts to the images, or ``"blur"``.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import average_drop_increase
         >>> image = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]])
         >>> model = lambda x: x.sum((2, 3))
         >>> soft = torch.tensor([[[0.5, 1.0], [0.0, 0.0]]])

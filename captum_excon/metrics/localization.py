@@ -40,8 +40,6 @@ def ebpg(maps: Tensor, masks: Tensor) -> Tensor:
         ValueError: Shapes do not fit, or masks hold other values.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import ebpg
         >>> ebpg(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, True]]]))
         tensor([0.7500])
     """
@@ -62,22 +60,13 @@ def bbox(maps: Tensor, masks: Tensor, *, seed: int = 0) -> Tensor:
     Reference: Schulz et al., *Restricting the Flow: Information Bottlenecks for Attribution*, ICLR
     2020, https://arxiv.org/abs/2001.00396.
 
-    Args:
-        maps: As in `ebpg`.
-        masks: As in `ebpg`.
-        seed: Breaks ties.
+    Arguments and errors are those of `ebpg`; ``seed`` breaks ties.
 
     Returns:
         Shares, (N,) float32; NaN for constant and non-finite maps and for empty masks, see
         `nan_reasons`.
 
-    Raises:
-        TypeError: As in `ebpg`.
-        ValueError: As in `ebpg`.
-
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import bbox
         >>> bbox(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, True]]]))
         tensor([0.5000])
     """
@@ -113,13 +102,9 @@ def miou(
         IoU, (N,) float32; NaN for constant and non-finite maps and for empty masks, see
         `nan_reasons`.
 
-    Raises:
-        TypeError: As in `ebpg`.
-        ValueError: As in `ebpg`, and for options out of range.
+    Errors are those of `ebpg`, and ValueError for options out of range.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import miou
         >>> saliency, mask = torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([[[0, 1, 1]]])
         >>> miou(saliency, mask, fraction=2 / 3)
         tensor([0.3333])

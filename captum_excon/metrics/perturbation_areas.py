@@ -39,25 +39,13 @@ def deletion(
     Reference: Petsiuk et al., *RISE*, BMVC 2018, https://arxiv.org/abs/1806.07421. Its code removes
     one row's worth of pixels a step, 224 steps for ImageNet; 28 steps are ours.
 
-    Args:
-        forward_func: The model, or a `Scorer` of these images, as in `perturbation_curve`.
-        images: (N, C, H, W).
-        maps: One per image.
-        fill: What deleted pixels become; RISE's are 0.
-        steps: How many equal steps; each is one forward row per image.
-        seed: Breaks ties.
-        **scoring: ``target``, ``score`` and so on, as in `perturbation_curve`.
+    Arguments and errors are those of `perturbation_curve`, with ``steps`` equal steps, each one
+    forward row per image.
 
     Returns:
         Areas, (N,) float32; NaN for constant and non-finite maps, see `nan_reasons`.
 
-    Raises:
-        TypeError: As in `perturbation_curve`.
-        ValueError: As in `perturbation_curve`.
-
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import deletion
         >>> image = torch.tensor([[[[4.0, 3.0], [2.0, 1.0]]]])
         >>> deletion(lambda x: x.sum((2, 3)), image, image[:, 0], steps=4, score="identity")
         tensor([3.7500])
@@ -84,27 +72,14 @@ def insertion(
     In [0, 1] for probabilities; higher is better.
 
     Reference: as for `deletion`. The blur has RISE's kernel of 11 pixels and σ 5, but reflects the
-    image at its border, where RISE's code pads with zeros.
+    image at its border, where RISE's code pads with zeros. Images must be large enough to blur.
 
-    Args:
-        forward_func: The model, or a `Scorer` of these images, as in `perturbation_curve`.
-        images: (N, C, H, W).
-        maps: One per image.
-        fill: What pixels are before they appear; RISE's are blurred.
-        steps: How many equal steps; each is one forward row per image.
-        seed: Breaks ties.
-        **scoring: ``target``, ``score`` and so on, as in `perturbation_curve`.
+    Arguments and errors are those of `perturbation_curve`, with ``steps`` as in `deletion`.
 
     Returns:
         Areas, (N,) float32; NaN for constant and non-finite maps, see `nan_reasons`.
 
-    Raises:
-        TypeError: As in `perturbation_curve`.
-        ValueError: As in `perturbation_curve`, and for images too small to blur.
-
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import insertion
         >>> image = torch.tensor([[[[4.0, 3.0], [2.0, 1.0]]]])
         >>> insertion(lambda x: x.sum((2, 3)), image, image[:, 0], fill=0.0, steps=4,
         ...           score="identity")
@@ -136,26 +111,13 @@ def abpc(
     Learned*, TNNLS 2017, https://arxiv.org/abs/1509.06321 compares curves to a random order; taking
     the opposite order instead, and the trapezoidal rule, are later usage.
 
-    Args:
-        forward_func: The model, or a `Scorer` of these images, as in `perturbation_curve`.
-        images: (N, C, H, W).
-        maps: One per image.
-        fill: What removed pixels become.
-        steps: How many equal steps, at least 2; 2 (steps - 1) forward rows per image.
-        seed: Breaks ties and makes the noise of ``fill="noisy-linear"``.
-        **scoring: ``target``, ``score`` and so on, as in `perturbation_curve`.
+    Arguments and errors are those of `perturbation_curve`, with ``steps`` equal steps, at least 2,
+    which cost 2 (steps - 1) forward rows per image.
 
     Returns:
         Areas, (N,) float32; NaN for constant and non-finite maps, see `nan_reasons`.
 
-    Raises:
-        TypeError: As in `perturbation_curve`.
-        ValueError: As in `perturbation_curve`.
-        ImportError: ``fill="noisy-linear"`` without pytorch-grad-cam.
-
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import abpc
         >>> image = torch.tensor([[[[4.0, 3.0], [2.0, 1.0]]]])
         >>> abpc(lambda x: x.sum((2, 3)), image, image[:, 0], steps=4, score="identity")
         tensor([2.5000])
@@ -193,26 +155,12 @@ def road(
     Reference: Rong et al., *A Consistent and Efficient Evaluation Strategy for Attribution
     Methods*, ICML 2022, https://arxiv.org/abs/2202.00449.
 
-    Args:
-        forward_func: The model, or a `Scorer` of these images, as in `perturbation_curve`.
-        images: (N, C, H, W).
-        maps: One per image.
-        order: Which pixels go first.
-        fractions: The shares of pixels to remove, ascending in [0, 1).
-        seed: Breaks ties and makes the imputer's noise.
-        **scoring: ``target``, ``score`` and so on, as in `perturbation_curve`.
+    Arguments and errors are those of `perturbation_curve`, with ``fractions`` below 1.
 
     Returns:
         Mean scores, (N,) float32; NaN for constant and non-finite maps, see `nan_reasons`.
 
-    Raises:
-        TypeError: As in `perturbation_curve`.
-        ValueError: As in `perturbation_curve`.
-        ImportError: pytorch-grad-cam is missing.
-
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import road
         >>> image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> top, rest = (road(lambda x: x.mean((2, 3)), image, image.sum(1), order=o, target=0,
         ...                   score="identity") for o in ("morf", "lerf"))

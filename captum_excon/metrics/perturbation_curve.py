@@ -22,15 +22,10 @@ STEPS = 28
 
 
 class Curve(NamedTuple):
-    """Scores of images that lose more and more pixels.
+    """Scores of images that lose more and more pixels."""
 
-    Attributes:
-        fractions: The share of pixels that are gone, (S,), exactly as removed.
-        scores: Of each image at each share, (N, S) float32; NaN for degenerate maps.
-    """
-
-    fractions: Tensor
-    scores: Tensor
+    fractions: Tensor  # the share of pixels that are gone, (S,), exactly as removed
+    scores: Tensor  # of each image at each share, (N, S) float32; NaN for degenerate maps
 
     @property
     def area(self) -> Tensor:
@@ -85,8 +80,6 @@ def perturbation_curve(
         ImportError: ``fill="noisy-linear"`` without pytorch-grad-cam.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import perturbation_curve
         >>> image = torch.tensor([[[[4.0, 3.0], [2.0, 1.0]]]])
         >>> model = lambda x: x.sum((2, 3))
         >>> curve = perturbation_curve(model, image, image[:, 0], fractions=4, score="identity")

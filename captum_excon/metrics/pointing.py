@@ -11,21 +11,13 @@ from captum_excon.metrics._maps import check_maps, check_masks, informative, nan
 
 
 class ClassMean(NamedTuple):
-    """The means and counts that `class_mean` returns.
+    """The means and counts of K classes that `class_mean` returns."""
 
-    Attributes:
-        mean: The mean of the classes' means, a scalar.
-        classes: The classes in ascending order, (K,) int64.
-        means: The mean of each class, (K,) float32; NaN where all of its values are.
-        counts: How many values each mean averages, (K,) int64.
-        undefined: How many values of each class were NaN, (K,) int64.
-    """
-
-    mean: Tensor
-    classes: Tensor
-    means: Tensor
-    counts: Tensor
-    undefined: Tensor
+    mean: Tensor  # of the classes' means, a scalar
+    classes: Tensor  # in ascending order, (K,) int64
+    means: Tensor  # of each class, (K,) float32; NaN where all of its values are
+    counts: Tensor  # how many values each mean averages, (K,) int64
+    undefined: Tensor  # how many values of each class were NaN, (K,) int64
 
 
 def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15.0, seed: int = 0) -> Tensor:
@@ -53,8 +45,6 @@ def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15.0, seed:
         ValueError: Shapes do not fit, or values are out of range.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import pointing_game
         >>> saliency, mask = torch.tensor([[[3.0, 0.0, 0.0, 1.0]]]), torch.tensor([[[0, 0, 1, 1]]])
         >>> pointing_game(saliency, mask, tolerance=1), pointing_game(saliency, mask, tolerance=2)
         (tensor([0.]), tensor([1.]))
@@ -80,17 +70,9 @@ def class_mean(values: Tensor, classes: Tensor) -> ClassMean:
 
     Args:
         values: One per image and class in it, (R,).
-        classes: The class of each value, (R,) integers.
-
-    Returns:
-        Means and counts.
-
-    Raises:
-        ValueError: The shapes differ.
+        classes: The class of each value, (R,) integers; ValueError if the shapes differ.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import class_mean
         >>> hits = torch.tensor([1.0, 1.0, 0.0, torch.nan, 0.0])
         >>> result = class_mean(hits, torch.tensor([3, 3, 3, 7, 7]))
         >>> result.mean, result.means
@@ -131,8 +113,6 @@ def difficult(masks: Tensor, distractors: Tensor, *, largest: float = 0.25) -> T
         ValueError: Shapes do not fit.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import difficult
         >>> difficult(torch.eye(8).expand(2, 8, 8), torch.tensor([True, False]))
         tensor([ True, False])
     """

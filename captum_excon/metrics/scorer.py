@@ -11,13 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_excon.attr._batching import check_batch_size, run_in_batches
-from captum_excon.attr._captum import (
-    ForwardFunc,
-    Target,
-    check_targets,
-    format_args,
-    run_forward,
-)
+from captum_excon.attr._captum import ForwardFunc, Target, check_targets, format_args, run_forward
 from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import (
     Readout,
@@ -82,8 +76,7 @@ class Scorer:
         ValueError: Shapes, options or the model's scores are not as described.
 
     Example:
-        >>> import torch
-        >>> from captum_excon.metrics import Scorer, deletion, insertion
+        >>> from captum_excon.metrics import deletion, insertion
         >>> image = torch.tensor([[[[4.0, 3.0], [2.0, 1.0]]]])
         >>> scorer = Scorer(lambda x: x.sum((2, 3)), image, score="identity")
         >>> deletion(scorer, image, image[:, 0], steps=4)
@@ -128,9 +121,6 @@ class Scorer:
         """Returns the scorer of ``count`` copies of its one image, whose score is known.
 
         So several maps of one image fill the same forward passes.
-
-        Raises:
-            ValueError: There is more than one image.
         """
         if len(self.images) != 1:
             raise ValueError(f"only one image can be expanded, but there are {len(self.images)}")
@@ -210,11 +200,7 @@ class Scorer:
 def scorer_of(
     forward_func: ForwardFunc | Scorer, images: Tensor, **scoring: Unpack[Scoring]
 ) -> Scorer:
-    """Returns the scorer that stands in the model's place, or makes one of the model.
-
-    Raises:
-        ValueError: The scorer is of other images, or its options are given once more.
-    """
+    """Returns the scorer that stands in the model's place, or makes one of the model."""
     if not isinstance(forward_func, Scorer):
         return Scorer(forward_func, images, **scoring)
     if scoring:

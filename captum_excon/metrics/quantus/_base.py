@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from captum_excon.metrics._maps import nan_reasons
+from captum_excon.metrics.drop import DropIncrease
 from captum_excon.metrics.localization import ebpg
 
 try:
-    from quantus.helpers.enums import DataType, EvaluationCategory, ModelType
-    from quantus.helpers.enums import ScoreDirection as ScoreDirection
+    from quantus.helpers.enums import DataType, EvaluationCategory, ModelType, ScoreDirection
     from quantus.metrics.base import Metric
 except ImportError as error:
     raise ImportError(
@@ -27,7 +27,7 @@ _FROM_QUANTUS = {"forward_func", "images", "maps", "masks", "scoring"}
 
 
 class ExplanationMetric(Metric[Any]):
-    """Base class of all metrics here: Quantus's arguments in, one value per image out.
+    """Base class of all metrics here, made of the function that a subclass names.
 
     Attributes:
         reasons: Of the last call, for each image: why its score is NaN, or None.
@@ -36,6 +36,14 @@ class ExplanationMetric(Metric[Any]):
     data_applicability: ClassVar = {DataType.IMAGE}
     model_applicability: ClassVar = {ModelType.TORCH}
     function: ClassVar[Callable[..., Any]]
+
+    def __init_subclass__(
+        cls, name: str = "", function: Callable[..., Any] | None = None, lower: bool = False
+    ) -> None:
+        super().__init_subclass__()
+        if function is not None:
+            cls.name, cls.function = name, staticmethod(function)
+            cls.score_direction = ScoreDirection.LOWER if lower else ScoreDirection.HIGHER
 
     def __init__(
         self,
@@ -50,22 +58,10 @@ class ExplanationMetric(Metric[Any]):
         display_progressbar: bool = False,
         **options: Any,
     ) -> None:
-        """Sets the metric up. The docstring of the class says how to read its scores.
+        """Sets the metric up, with Quantus's arguments and the function's ``options``.
 
-        Args:
-            abs: As in Quantus, like all down to ``display_progressbar``.
-            normalise: Whether maps are normalised first; no metric here needs it.
-            normalise_func: How.
-            normalise_func_kwargs: Its options.
-            return_aggregate: Whether to return one score.
-            aggregate_func: Makes it; NumPy's mean by default.
-            default_plot_func: For `plot`.
-            disable_warnings: Without effect here.
-            display_progressbar: Shows a bar over batches.
-            **options: Those of the function that the class wraps.
-
-        Raises:
-            TypeError: An option that the function does not have.
+        Maps are not normalised, nor their absolute values taken, unless asked for;
+        ``disable_warnings`` has no effect. Any other option raises TypeError.
         """
         known = self._known_options()
         unknown = sorted(options.keys() - known)
@@ -112,20 +108,12 @@ class ExplanationMetric(Metric[Any]):
     ) -> Any:
         """Evaluates explanations, with Quantus's arguments.
 
-        Args:
-            model: A PyTorch module, in evaluation mode; None where a metric needs none.
-            x_batch: Images, (N, C, H, W).
-            y_batch: The classes to explain, (N,): pass the predicted ones for what the papers do.
-            a_batch: Maps, (N, 1, H, W) or (N, C, H, W), or None to have them explained.
-            s_batch: Objects, (N, 1, H, W), for localization metrics.
-            channel_first: Whether images are (N, C, H, W); None lets Quantus guess.
-            explain_func: As in Quantus; see `captum_excon.metrics.as_explain_func`.
-            explain_func_kwargs: As in Quantus.
-            model_predict_kwargs: Keyword arguments of the model.
-            softmax: Whether scores are probabilities by softmax, or the model's output itself.
-            device: As in Quantus; images are moved to where the model is.
-            batch_size: Images at a time; rows per forward pass are an option of the metric.
-            **kwargs: Refused, as in Quantus.
+        ``x_batch`` are images (N, C, H, W); ``y_batch`` the classes to explain, (N,), the predicted
+        ones for what the papers do; ``a_batch`` maps, (N, 1, H, W) or (N, C, H, W), or None to have
+        ``explain_func`` make them (`captum_excon.metrics.as_explain_func`); ``s_batch`` objects,
+        (N, 1, H, W), for localization metrics, which need no model. The model is in evaluation
+        mode; without ``softmax`` its output itself is the score. ``batch_size`` counts images: rows
+        per forward pass are an option of the metric.
 
         Returns:
             A list with a number for each image (sweeps: a list), NaN where it is undefined.
@@ -164,43 +152,24 @@ class Faithfulness(ExplanationMetric):
         forward = functools.partial(module, **(model.model_predict_kwargs or {}))
         maps = torch.as_tensor(a_batch)
         self.reasons += nan_reasons(maps)
-        result: list[Any] = self._values(
-            type(self).function(
-                forward if model.model_predict_kwargs else module,
-                torch.as_tensor(x_batch).to(parameter),
-                maps,
-                target=torch.as_tensor(y_batch, device=parameter.device).long(),
-                score="softmax" if model.softmax else "identity",
-                **self.options,
-            )
-        ).tolist()
-        return result
-
-    def _values(self, result: Any) -> Tensor:
-        values: Tensor = result
-        return values
-
-
-class DropMetric(Faithfulness):
-    score_direction = ScoreDirection.LOWER
-
-    def _values(self, result: Any) -> Tensor:
-        values: Tensor = result.drop
-        return values
-
-
-class IncreaseMetric(Faithfulness):
-    score_direction = ScoreDirection.HIGHER
-
-    def _values(self, result: Any) -> Tensor:
-        values: Tensor = result.increase
-        return values
+        found = type(self).function(
+            forward if model.model_predict_kwargs else module,
+            torch.as_tensor(x_batch).to(parameter),
+            maps,
+            target=torch.as_tensor(y_batch, device=parameter.device).long(),
+            score="softmax" if model.softmax else "identity",
+            **self.options,
+        )
+        if isinstance(found, DropIncrease):
+            lower = self.score_direction == ScoreDirection.LOWER
+            found = found.drop if lower else found.increase
+        scores: list[Any] = found.tolist()
+        return scores
 
 
 class Localization(ExplanationMetric):
     """A metric that compares maps with objects."""
 
-    score_direction = ScoreDirection.HIGHER
     evaluation_category = EvaluationCategory.LOCALISATION
 
     def evaluate_batch(self, a_batch: Any, s_batch: Any = None, **_: Any) -> list[float]:

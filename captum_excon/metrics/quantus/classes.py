@@ -8,120 +8,75 @@ from captum_excon.metrics.drop import average_drop_increase, drop_increase, drop
 from captum_excon.metrics.localization import bbox, ebpg, miou
 from captum_excon.metrics.perturbation_areas import abpc, deletion, insertion, road
 from captum_excon.metrics.pointing import pointing_game
-from captum_excon.metrics.quantus._base import (
-    DropMetric,
-    Faithfulness,
-    IncreaseMetric,
-    Localization,
-    ScoreDirection,
-)
+from captum_excon.metrics.quantus._base import Faithfulness, Localization
 
 
-class EBPG(Localization):
+class EBPG(Localization, name="EBPG", function=ebpg):
     """`captum_excon.metrics.ebpg`: the share of energy on the object; higher is better."""
 
-    name = "EBPG"
-    function = staticmethod(ebpg)
 
-
-class Bbox(Localization):
+class Bbox(Localization, name="Bbox", function=bbox):
     """`captum_excon.metrics.bbox`: the share of top pixels on the object; higher is better."""
 
-    name = "Bbox"
-    function = staticmethod(bbox)
 
-
-class MIoU(Localization):
+class MIoU(Localization, name="mIoU", function=miou):
     """`captum_excon.metrics.miou`: the binarised map's IoU; higher is better."""
 
-    name = "mIoU"
-    function = staticmethod(miou)
 
-
-class PointingGame(Localization):
+class PointingGame(Localization, name="Pointing game", function=pointing_game):
     """`captum_excon.metrics.pointing_game`: 1 for a hit, 0 for a miss; higher is better."""
 
-    name = "Pointing game"
-    function = staticmethod(pointing_game)
 
-
-class Drop(DropMetric):
+class Drop(Faithfulness, name="Drop", function=drop_increase, lower=True):
     """The drop of `captum_excon.metrics.drop_increase`: lower is better."""
 
-    name = "Drop"
-    function = staticmethod(drop_increase)
 
-
-class Increase(IncreaseMetric):
+class Increase(Faithfulness, name="Increase", function=drop_increase):
     """The increase of `captum_excon.metrics.drop_increase`: higher is better."""
 
-    name = "Increase"
-    function = staticmethod(drop_increase)
 
-
-class DropSweep(DropMetric):
+class DropSweep(Faithfulness, name="Drop sweep", function=drop_increase_sweep, lower=True):
     """The drops of `captum_excon.metrics.drop_increase_sweep`: lower is better."""
 
-    name = "Drop sweep"
-    function = staticmethod(drop_increase_sweep)
 
-
-class IncreaseSweep(IncreaseMetric):
+class IncreaseSweep(Faithfulness, name="Increase sweep", function=drop_increase_sweep):
     """The increases of `captum_excon.metrics.drop_increase_sweep`: higher is better."""
 
-    name = "Increase sweep"
-    function = staticmethod(drop_increase_sweep)
 
-
-class AverageDrop(DropMetric):
+class AverageDrop(
+    Faithfulness, name="Average Drop (soft)", function=average_drop_increase, lower=True
+):
     """The drop of `captum_excon.metrics.average_drop_increase`: lower is better."""
 
-    name = "Average Drop (soft)"
-    function = staticmethod(average_drop_increase)
 
-
-class AverageIncrease(IncreaseMetric):
+class AverageIncrease(Faithfulness, name="Average Increase (soft)", function=average_drop_increase):
     """The increase of `captum_excon.metrics.average_drop_increase`: higher is better."""
 
-    name = "Average Increase (soft)"
-    function = staticmethod(average_drop_increase)
 
-
-class Insertion(Faithfulness):
+class Insertion(Faithfulness, name="Insertion", function=insertion):
     """`captum_excon.metrics.insertion`: an area; higher is better."""
 
-    name = "Insertion"
-    score_direction = ScoreDirection.HIGHER
-    function = staticmethod(insertion)
 
-
-class Deletion(Faithfulness):
+class Deletion(Faithfulness, name="Deletion", function=deletion, lower=True):
     """`captum_excon.metrics.deletion`: an area; lower is better."""
 
-    name = "Deletion"
-    score_direction = ScoreDirection.LOWER
-    function = staticmethod(deletion)
 
-
-class ROADMoRF(Faithfulness):
+class ROADMoRF(
+    Faithfulness,
+    name="ROAD, most relevant first",
+    function=functools.partial(road, order="morf"),
+    lower=True,
+):
     """`captum_excon.metrics.road` with the most relevant pixels first: lower is better."""
 
-    name = "ROAD, most relevant first"
-    score_direction = ScoreDirection.LOWER
-    function = staticmethod(functools.partial(road, order="morf"))
 
-
-class ROADLeRF(Faithfulness):
+class ROADLeRF(
+    Faithfulness,
+    name="ROAD, least relevant first",
+    function=functools.partial(road, order="lerf"),
+):
     """`captum_excon.metrics.road` with the least relevant pixels first: higher is better."""
 
-    name = "ROAD, least relevant first"
-    score_direction = ScoreDirection.HIGHER
-    function = staticmethod(functools.partial(road, order="lerf"))
 
-
-class ABPC(Faithfulness):
+class ABPC(Faithfulness, name="ABPC", function=abpc):
     """`captum_excon.metrics.abpc`: the area between the curves; higher is better."""
-
-    name = "ABPC"
-    score_direction = ScoreDirection.HIGHER
-    function = staticmethod(abpc)

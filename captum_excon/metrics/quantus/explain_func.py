@@ -36,9 +36,7 @@ def as_explain_func(
         TypeError: The attribution is neither an Attribution nor a callable.
 
     Example:
-        >>> import torch
         >>> from captum.attr import Saliency
-        >>> from captum_excon.metrics import as_explain_func
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
         >>> as_explain_func(Saliency)(model, torch.ones(1, 3, 2, 2), torch.tensor([1])).shape
         (1, 1, 2, 2)

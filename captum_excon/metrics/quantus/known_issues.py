@@ -26,17 +26,11 @@ TRUSTED = {
 
 
 class Refusal(NamedTuple):
-    """Why something of Quantus is not used.
+    """Why something of Quantus is not used."""
 
-    Attributes:
-        reason: What it does wrong.
-        instead: What to use.
-        works: The self-test: whether the installed version does it right.
-    """
-
-    reason: str
-    instead: str
-    works: _self_tests.Check
+    reason: str  # what it does wrong
+    instead: str  # what to use
+    works: _self_tests.Check  # the self-test: whether the installed version does it right
 
 
 REFUSED = {
@@ -46,9 +40,7 @@ REFUSED = {
         _self_tests.road_works,
     ),
     "quantus.IROF": Refusal(
-        "fails on RGB images",
-        "captum_excon.metrics.abpc",
-        _self_tests.irof_works,
+        "fails on RGB images", "captum_excon.metrics.abpc", _self_tests.irof_works
     ),
     "quantus.calculate_auc": Refusal(
         "calls np.trapz, which NumPy 2.4 no longer has: no area of PixelFlipping, "
@@ -123,7 +115,6 @@ def refusal(name: str) -> Refusal | None:
         ImportError: A refused name's self-test needs Quantus, which is missing.
 
     Example:
-        >>> from captum_excon.metrics import refusal
         >>> print(refusal("quantus.Sparseness"))
         None
     """
