@@ -6,6 +6,8 @@ import pkgutil
 from captum.attr import Attribution
 
 from captum_excon.attr.adaptive_hybrid_cam import AdaptiveHybridCAM
+from captum_excon.attr.fused_grad_cam import FusedGradCAM
+from captum_excon.attr.fused_group_cam import FusedGroupCAM
 from captum_excon.attr.fusion import fuse_layers
 from captum_excon.attr.integrated_grad_cam import IntegratedGradCAM
 from captum_excon.attr.multi_layer_sise import MultiLayerSISE
@@ -21,6 +23,8 @@ __all__ = [
     "SISE",
     "AdaSISE",
     "AdaptiveHybridCAM",
+    "FusedGradCAM",
+    "FusedGroupCAM",
     "IntegratedGradCAM",
     "MultiLayerSISE",
     "ScoreCAM",
@@ -36,7 +40,7 @@ def attribution_methods() -> dict[str, type[Attribution]]:
 
     Example:
         >>> sorted(attribution_methods())[:2]
-        ['adaptive-hybrid-cam', 'integrated-grad-cam']
+        ['adaptive-hybrid-cam', 'fused-grad-cam']
     """
     methods = {}
     for info in pkgutil.iter_modules(__path__):

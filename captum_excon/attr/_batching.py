@@ -68,7 +68,7 @@ def run_in_batches(
         try:
             step(start, stop)
         except (RuntimeError, MemoryError) as error:
-            if stop - start == 1 or not _is_out_of_memory(error):
+            if stop - start == 1 or not is_out_of_memory(error):
                 raise
             failed = True
         if failed:
@@ -91,7 +91,8 @@ def run_in_batches(
         start = stop
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()

@@ -51,7 +51,11 @@ def scored_maps(batch: Batch, maps: list[Tensor], keep: list[Tensor]) -> list[li
 
 
 def gradient_maps(
-    maps: list[Tensor], weights: list[Tensor], sizes: list[tuple[int, ...]]
+    maps: list[Tensor],
+    weights: list[Tensor],
+    sizes: list[tuple[int, ...]],
+    *,
+    mirrored: bool = False,
 ) -> list[list[LayerMaps]]:
     """Grad-CAM of each layer, up-sampled, rectified and divided by its maximum.
 
@@ -59,11 +63,14 @@ def gradient_maps(
         maps: For each layer (N, K, *spatial).
         weights: For each layer the targets' mean gradients, (T, N, K).
         sizes: The inputs' spatial sizes.
+        mirrored: Reverse the last dimension of the result.
 
     Returns:
         For each target and input the layers' maps.
     """
     cams = [channel_sum(w, m.to(w.dtype)) for m, w in zip(maps, weights, strict=True)]
+    if mirrored:
+        cams = [cam.flip(-1) for cam in cams]
     results = []
     for per_target in zip(*cams, strict=True):
         scaled = [[positive(resize(cam, size)) for cam in per_target] for size in sizes]

@@ -1,4 +1,4 @@
-"""What all masking methods share: from Captum's arguments to batches of images, and back."""
+"""What methods at the inputs' size share: from Captum's arguments to batches, and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from captum.attr import PerturbationAttribution
+from captum.attr import Attribution, PerturbationAttribution
 from torch import Tensor
 
 from captum_excon.attr._batching import check_batch_size, run_in_batches
@@ -34,18 +34,13 @@ from captum_excon.attr._scoring import (
     settle_score,
 )
 
-_EMPTY = (
-    "no mask makes a difference to the score (for SISE, of the feature maps with a positive "
-    "gradient); explain another target, choose other layers, or lower the threshold"
-)
-
 # One saliency map (N, 1, *spatial) for each input tensor.
 Maps = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Request:
-    """The arguments that `attribute` of every masking method takes, under its names for them."""
+    """The arguments that `attribute` of every method takes, under its names for them."""
 
     inputs: Inputs
     baselines: Any
@@ -57,41 +52,16 @@ class Request:
     autocast_dtype: torch.dtype | None
 
 
-class MaskAttribution(PerturbationAttribution):
-    """Base of the methods that score masked images.
+class ImageAttribution(Attribution):
+    """Base of the methods whose maps have the inputs' size.
 
     A method implements its idea as a function of a `Batch` of images that returns, for each
     target, a list of maps: the attribution first, then whatever else it was asked for. Its
     ``attribute`` hands that function and the `Request` to `_run`.
     """
 
-    def attribute_classes(
-        self,
-        inputs: Inputs,
-        classes: Sequence[Target],
-        baselines: Any = None,
-        additional_forward_args: Any = None,
-        **options: Any,
-    ) -> list[Any]:
-        """Computes the maps of several classes of each image in one sweep.
-
-        A mask that several classes use is scored once, so any number of classes costs at most one
-        forward row for each mask that the method can make.
-
-        Args:
-            inputs: As in `attribute`.
-            classes: Targets, each in any form that `attribute` takes for the whole batch.
-            baselines: As in `attribute`.
-            additional_forward_args: As in `attribute`.
-            **options: The other keywords of `attribute`.
-
-        Returns:
-            For each class what ``attribute(inputs, target=class)`` returns.
-        """
-        maps: list[Any] = self.attribute(
-            inputs, baselines, Classes(classes), additional_forward_args, **options
-        )
-        return maps
+    # Why a map may be all zero, for the warning.
+    _empty: str
 
     def _run(
         self,
@@ -145,7 +115,7 @@ class MaskAttribution(PerturbationAttribution):
             kinds = list(zip(*(done[start][t] for start in sorted(done)), strict=True))
             whole = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in kinds]
             first, *others = whole or [tuple(map(torch.empty_like, inputs))]
-            warn_of_empty(first, type(self).__name__, _EMPTY)
+            warn_of_empty(first, type(self).__name__, self._empty)
             # One channel stands for all of an input's.
             first = tuple(
                 m.to(x.dtype).expand_as(x).contiguous() for m, x in zip(first, inputs, strict=True)
@@ -158,6 +128,43 @@ class MaskAttribution(PerturbationAttribution):
             )
             results.append((pick(first), list(map(pick, others))) if extras else pick(first))
         return results if several else results[0]
+
+
+class MaskAttribution(ImageAttribution, PerturbationAttribution):
+    """Base of the methods that score masked images."""
+
+    _empty = (
+        "no mask makes a difference to the score (for SISE, of the feature maps with a positive "
+        "gradient); explain another target, choose other layers, or lower the threshold"
+    )
+
+    def attribute_classes(
+        self,
+        inputs: Inputs,
+        classes: Sequence[Target],
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        **options: Any,
+    ) -> list[Any]:
+        """Computes the maps of several classes of each image in one sweep.
+
+        A mask that several classes use is scored once, so any number of classes costs at most one
+        forward row for each mask that the method can make.
+
+        Args:
+            inputs: As in `attribute`.
+            classes: Targets, each in any form that `attribute` takes for the whole batch.
+            baselines: As in `attribute`.
+            additional_forward_args: As in `attribute`.
+            **options: The other keywords of `attribute`.
+
+        Returns:
+            For each class what ``attribute(inputs, target=class)`` returns.
+        """
+        maps: list[Any] = self.attribute(
+            inputs, baselines, Classes(classes), additional_forward_args, **options
+        )
+        return maps
 
 
 def without_layer_maps_in_noise(attribute: Any) -> Any:

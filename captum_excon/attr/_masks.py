@@ -64,8 +64,7 @@ def otsu(values: Tensor, valid: Tensor | None = None) -> Tensor:
         values: Values in [0, 1].
         valid: Which of them count, (B, P) bool; all by default.
     """
-    # MPS has no float64.
-    dtype = torch.float32 if values.device.type == "mps" else torch.float64
+    dtype = widest(values.device)
     bins = (values * _BINS).long().clamp_(0, _BINS - 1)
     ones = torch.ones_like(values, dtype=dtype) if valid is None else valid.to(dtype)
     counts = torch.zeros(len(values), _BINS, dtype=dtype, device=values.device)
@@ -84,10 +83,9 @@ def otsu(values: Tensor, valid: Tensor | None = None) -> Tensor:
 def weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
     """Sums maps by weights: (..., T, R) @ (..., R, P) -> (..., T, P).
 
-    The sum is made in float64, which neither an ambient autocast nor TF32 touches; MPS, which has
-    none, makes it in float32.
+    The sum is made in float64, which neither an ambient autocast nor TF32 touches.
     """
-    wide = torch.float32 if maps.device.type == "mps" else torch.float64
+    wide = widest(maps.device)
     with torch.autocast(maps.device.type, enabled=False):
         return (weights.to(wide) @ maps.to(wide)).to(maps.dtype)
 
@@ -97,6 +95,11 @@ def channel_sum(weights: Tensor, maps: Tensor) -> Tensor:
     flat = maps.reshape(*maps.shape[:2], -1)
     summed = weighted_sum(weights.transpose(0, 1), flat).transpose(0, 1)
     return summed.reshape(*summed.shape[:2], 1, *maps.shape[2:])
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """Returns float64, or float32 on MPS, which has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def minmax(maps: Tensor) -> tuple[Tensor, Tensor]:

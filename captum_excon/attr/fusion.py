@@ -161,7 +161,8 @@ def gaussian(maps: Tensor, cells: float, grid: Sequence[int]) -> Tensor:
             kernel = torch.exp(-0.5 * (offsets / sigma).square())
             rows = maps.movedim(dim, -1)
             padded = F.pad(rows.reshape(-1, 1, length), (radius, radius), mode="reflect")
-            smoothed = F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1))
+            with torch.autocast(maps.device.type, enabled=False):
+                smoothed = F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1))
             maps = smoothed.view(rows.shape).movedim(-1, dim)
     return maps
 

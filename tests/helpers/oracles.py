@@ -112,16 +112,118 @@ def grad_cams(
     target: int | tuple[int, ...],
     layers: list[str],
     reshape: Reshape = lambda activation: activation,
+    *,
+    size: tuple[int, ...] | None = None,
 ) -> list[Tensor | None]:
     """Grad-CAM of one image at each layer, at the image's size, rectified, with a maximum of 1."""
+    size = size or tuple(image.shape[1:])
     cams: list[Tensor | None] = []
     for activations, gradients in activations_and_gradients(
         model, image, target, layers, "identity", reshape
     ):
         weights = gradients.flatten(1).mean(1).view(-1, *[1] * (activations.ndim - 1))
-        cam = resize((weights * activations).sum(0), tuple(image.shape[1:])).clamp(min=0)
+        cam = resize((weights * activations).sum(0), size).clamp(min=0)
         cams.append(cam / cam.max() if cam.max() > 0 else None)
     return cams
+
+
+def viewed_cams(
+    model: nn.Module,
+    image: Tensor,
+    target: int,
+    layers: list[str],
+    scales: tuple[float, ...],
+    mirror: bool,
+) -> list[Tensor | None]:
+    """Grad-CAM at every layer, each view with a maximum of 1, added up to a maximum of 1."""
+    size = tuple(image.shape[1:])
+    views = [grad_cams(model, image, target, layers)]
+    if mirror:
+        flipped = grad_cams(model, image.flip(-1), target, layers)
+        views.append([None if cam is None else cam.flip(-1) for cam in flipped])
+    for scale in scales[1:]:
+        larger = tuple(round(scale * length) for length in size)
+        scaled = torch.stack([resize(channel, larger) for channel in image])
+        views.append(grad_cams(model, scaled, target, layers, size=size))
+    cams: list[Tensor | None] = []
+    for per_layer in zip(*views, strict=True):
+        seen = [cam for cam in per_layer if cam is not None]
+        total = torch.stack(seen).sum(0) if seen else None
+        cams.append(None if total is None else total / total.max())
+    return cams
+
+
+def fused_grad_cam(
+    model: nn.Module,
+    image: Tensor,
+    target: int,
+    layers: list[str],
+    *,
+    smooth: float = 0.25,
+    scales: tuple[float, ...] = (1.0,),
+    mirror: bool = False,
+) -> Tensor:
+    """Grad-CAM of one image at every layer, gated from shallow to deep and smoothed."""
+    cams = viewed_cams(model, image, target, layers, scales, mirror)
+    fused = fuse(cams, "gated", tuple(image.shape[1:]))
+    [(deepest, _)] = activations_and_gradients(model, image, target, layers[-1:])
+    return blurred(fused, smooth, deepest.shape[1:])
+
+
+def fused_group_cam(
+    model: nn.Module,
+    image: Tensor,
+    target: int,
+    layers: list[str],
+    *,
+    groups: int = 8,
+    smooth: float = 0.25,
+    scales: tuple[float, ...] = (1.0, 1.5),
+    mirror: bool = True,
+) -> Tensor:
+    """Scores of the deepest layer's grouped maps, times the gated Grad-CAM of all layers."""
+    size = tuple(image.shape[1:])
+    [(activations, gradients)] = activations_and_gradients(model, image, target, layers[-1:])
+    alpha = gradients.flatten(1).mean(1)
+    maps = [a * m.clamp(min=0) for a, m in zip(alpha, activations, strict=True) if a > 0]
+    masks = [min_max(resize(m, size)) for m in clusters(maps, groups) if m.min() < m.max()]
+    gate = fused_grad_cam(model, image, target, layers, smooth=0, scales=scales, mirror=mirror)
+    if masks:
+        scores = masked_scores(model, image, 0.0, masks, target, "softmax", 1)
+        value = min_max(sum(s * mask / mask.sum() for s, mask in zip(scores, masks, strict=True)))
+        gate = value * gate if gate.max() > 0 else value
+    return blurred(gate, smooth, activations.shape[1:])
+
+
+def clusters(maps: list[Tensor], groups: int) -> list[Tensor]:
+    """Spherical k-means, heaviest map first, then the heavy and unlike ones; each cluster's sum."""
+    maps = [m for m in maps if m.sum() > 0]
+    if not maps:
+        return []
+    centers = [max(maps, key=lambda m: m.sum())]
+    while len(centers) < min(groups, len(maps)):
+        gains = [
+            (1 - max(cosine(m, c) for c in centers)) * m.sum().sqrt()
+            if max(cosine(m, c) for c in centers) < 1 - 1e-5
+            else torch.tensor(0.0)
+            for m in maps
+        ]
+        if max(gains) == 0:
+            break
+        centers.append(maps[gains.index(max(gains))])
+    for _ in range(11):
+        members: list[list[Tensor]] = [[] for _ in centers]
+        for m in maps:
+            cosines = [cosine(m, c) for c in centers]
+            members[cosines.index(max(cosines))].append(m)
+        sums = [torch.stack(group).sum(0) if group else None for group in members]
+        centers = [c if total is None else total for c, total in zip(centers, sums, strict=True)]
+    return [total for total in sums if total is not None]
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of the angle between two maps."""
+    return (a * b).sum() / (a.norm() * b.norm())
 
 
 def igcam(

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
-from captum_excon.attr import RISE, AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
+from captum_excon.attr import (
+    RISE,
+    AdaptiveHybridCAM,
+    FusedGroupCAM,
+    IntegratedGradCAM,
+    MultiLayerSISE,
+    ScoreCAM,
+)
 
 CONV: dict[int, type[nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 POOL: dict[int, type[nn.Module]] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -193,6 +200,7 @@ METHODS = {
     "AdaptiveHybridCAM": Method(AdaptiveHybridCAM),
     "RISE": Method(RISE, {"n_masks": 9, "grid": 3}, "none"),
     "ScoreCAM": Method(ScoreCAM, {}, "one"),
+    "FusedGroupCAM": Method(FusedGroupCAM, {"groups": 3}),
 }
 MASKING = [name for name in METHODS if name != "IntegratedGradCAM"]
 LAYERED = [name for name in METHODS if name != "RISE"]

@@ -1,0 +1,60 @@
+"""Groups of feature maps that light up in the same places."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from captum_excon.attr._masks import widest
+
+_STEPS = 10
+
+
+def grouped(maps: Tensor, groups: int) -> Tensor:
+    """Clusters the maps of each row by cosine similarity and sums each cluster.
+
+    Spherical k-means, from the map of the largest mass and then, one after the other, the heavy
+    map least similar to those taken: one minus the largest cosine, times the root of its mass.
+    There is nothing random.
+
+    Args:
+        maps: Non-negative maps (B, K, P) of P positions; all-zero maps belong to no cluster.
+        groups: The number of clusters.
+
+    Returns:
+        The clusters' sums, (B, groups, P); zero where there are fewer different maps.
+    """
+    # In float64, since a rounded cosine could change a map's cluster.
+    with torch.autocast(maps.device.type, enabled=False):
+        return _clustered(maps.to(widest(maps.device)), groups).to(maps.dtype)
+
+
+def _clustered(maps: Tensor, groups: int) -> Tensor:
+    mass = maps.sum(2)
+    directions = F.normalize(maps, dim=2)
+    rows = torch.arange(len(maps), device=maps.device)
+    seeds = [directions[rows, mass.argmax(1)]]
+    nearest = _cosines(directions, seeds[0].unsqueeze(1)).squeeze(2)
+    for _ in range(1, min(groups, maps.shape[1])):
+        # A copy of a seed is as near as rounding allows.
+        distance = torch.where(nearest < 1 - 1e-5, 1 - nearest, 0.0)
+        gain, index = (distance * mass.sqrt()).max(1)
+        seeds.append(directions[rows, index] * (gain > 0).unsqueeze(1))
+        nearest = torch.maximum(nearest, _cosines(directions, seeds[-1].unsqueeze(1)).squeeze(2))
+    centers = torch.stack(seeds, 1)
+    for _ in range(_STEPS):
+        sums = _members(directions, centers).mT @ maps
+        centers = torch.where(sums.any(2, keepdim=True), F.normalize(sums, dim=2), centers)
+    sums = _members(directions, centers).mT @ maps
+    return F.pad(sums, (0, 0, 0, groups - sums.shape[1]))
+
+
+def _cosines(directions: Tensor, centers: Tensor) -> Tensor:
+    return directions @ centers.mT
+
+
+def _members(directions: Tensor, centers: Tensor) -> Tensor:
+    """Which center each map belongs to, (B, K, groups) in the maps' dtype."""
+    nearest = _cosines(directions, centers).argmax(2)
+    return F.one_hot(nearest, centers.shape[1]).to(directions)
