@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from pydantic import ConfigDict, Field
@@ -34,19 +35,15 @@ class ContrastiveSettings(ModuleSettings):
     """Contrast the views of all devices."""
 
 
-def _method(name: str, summary: str) -> Method:
-    return Method(
-        name,
-        summary,
-        ContrastiveSettings,
-        "captum_excon.training.modules.excon:ExConModule",
-        {"threshold": 0.5, "fill": 0.0},
-        views="excon",
-    )
-
-
+_contrastive = partial(
+    Method,
+    settings=ContrastiveSettings,
+    module="captum_excon.training.modules.excon:ExConModule",
+    defaults={"threshold": 0.5, "fill": 0.0},
+    views="excon",
+)
 METHODS = [
-    _method("supcon", "supervised contrastive"),
-    _method("excon", "the same with views masked by explanations"),
-    _method("exconb", "excon with rejected masked images as negatives"),
+    _contrastive("supcon", "supervised contrastive"),
+    _contrastive("excon", "the same with views masked by explanations"),
+    _contrastive("exconb", "excon with rejected masked images as negatives"),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from pydantic import ConfigDict, Field
@@ -35,18 +36,14 @@ class EDDASettings(ModuleSettings):
     """Train on a random view, or on the whole image."""
 
 
-def _method(name: str, summary: str) -> Method:
-    return Method(
-        name,
-        summary,
-        EDDASettings,
-        "captum_excon.training.modules.edda:EDDAModule",
-        {"keep_ratio": 0.15, "fill": "mean"},
-    )
-
-
+_edda = partial(
+    Method,
+    settings=EDDASettings,
+    module="captum_excon.training.modules.edda:EDDAModule",
+    defaults={"keep_ratio": 0.15, "fill": "mean"},
+)
 METHODS = [
-    _method("ce", "cross-entropy"),
-    _method("edda", "cross-entropy, also on copies that keep or drop the salient region"),
-    _method("random-occlusion", "edda's control, with the same areas at random places"),
+    _edda("ce", "cross-entropy"),
+    _edda("edda", "cross-entropy, also on copies that keep or drop the salient region"),
+    _edda("random-occlusion", "edda's control, with the same areas at random places"),
 ]

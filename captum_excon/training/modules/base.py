@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
@@ -30,12 +30,6 @@ from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._undisturbed import Explainer
 
 
-def encoder_of(encoder: str | nn.Module, arguments: dict[str, Any] | None) -> nn.Module:
-    """Builds a named encoder, or checks one that is given, perhaps compiled."""
-    inner = unwrap(encoder) if isinstance(encoder, nn.Module) else encoder
-    return build_encoder(inner, **(arguments or {}))
-
-
 class ExplainedModule(L.LightningModule):
     r"""A classifier that is trained with explanations of itself.
 
@@ -55,73 +49,91 @@ class ExplainedModule(L.LightningModule):
     ``train/explain_seconds`` (for each process), ``val/loss`` and ``val/accuracy``.
 
     Args:
-        network: Encoder and head.
-        given: What the encoder was made from: a name, or a module. One that is compiled is used
-            in training and validation, while explanations are made on the plain one.
-        settings: See `chosen_settings`.
+        encoder: A name for `build_encoder`, or a module with an attribute ``feature_dim``, from
+            normalised images (N, C, H, W) to features (N, feature_dim); a linear head is put on
+            it. One that is compiled is used in training and validation, while explanations are
+            made on the plain one. None if there is a ``classifier``.
+        num_classes: Number of classes C.
+        method: The name of a method whose settings are `settings_class`.
+        classifier: In place of an encoder, where the method has no projection: any network from
+            normalised images to logits (N, C).
+        encoder_args: Further arguments of `build_encoder`.
         mean: Mean of each channel, for normalisation.
         std: Standard deviation of each channel.
         teacher: With ``refresh="teacher"``, the network that explains in place of the copy, from
             normalised images to logits.
-        hyperparameters: Further arguments of the subclass, which checkpoints hold as far as they
-            are plain values.
-
-    Attributes:
-        settings: All settings, the method's own defaults filled in.
+        **options: Settings of `settings_class`; the method's own defaults are filled in.
 
     Raises:
-        ValueError: Settings that do not go together.
+        TypeError: Not exactly one of encoder and classifier is given.
+        ValueError: The method is another class's, or settings are unknown, out of range, or do
+            not go together.
     """
 
     settings_class: ClassVar[type[ModuleSettings]] = ModuleSettings
+    settings: ModuleSettings
 
     def __init__(
         self,
-        network: Classifier,
-        given: str | nn.Module,
-        settings: ModuleSettings,
+        encoder: str | nn.Module | None,
+        num_classes: int,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        teacher: nn.Module | None,
-        **hyperparameters: Any,
+        method: str,
+        classifier: nn.Module | None = None,
+        encoder_args: dict[str, Any] | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.25, 0.25, 0.25),
+        teacher: nn.Module | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
-        every = {**hyperparameters, "mean": mean, "std": std, **settings.model_dump()}
+        found = find_method(method)
+        if found.settings is not self.settings_class:
+            own = [m.name for m in METHODS.values() if m.settings is self.settings_class]
+            raise ValueError(
+                f"method must be {' or '.join(map(repr, own))}, but found {method!r}; "
+                "build_module knows the others"
+            )
+        self.method, self.num_classes = method, num_classes
+        self.settings = settings = validated(found.settings, found.with_defaults(options))
+        given = encoder if classifier is None else classifier
+        if given is None or (encoder is not None and classifier is not None):
+            raise TypeError("give either an encoder or a classifier")
+        arguments = {
+            **{"method": method, "encoder": encoder, "encoder_args": encoder_args},
+            **{"num_classes": num_classes, "mean": mean, "std": std},
+            **settings.model_dump(),
+        }
         # Modules and functions would keep a checkpoint from loading with weights_only=True.
-        self.save_hyperparameters({n: value for n, value in every.items() if not callable(value)})
-        self.settings = settings
+        self.save_hyperparameters({n: v for n, v in arguments.items() if not callable(v)})
         self.normalize = Normalize(mean, std)
-        self.network = network
+        plain = unwrap(given) if isinstance(given, nn.Module) else given
+        if encoder is None:
+            self.network = Classifier(cast(nn.Module, plain), nn.Identity(), num_classes)
+        else:
+            built: Any = build_encoder(plain, **(encoder_args or {}))
+            head = nn.Linear(int(built.feature_dim), self.outputs)
+            self.network = Classifier(built, head, num_classes)
         # A tuple hides a compiled wrapper from nn.Module: its parameters are the network's.
-        self._encode: tuple[Any] = (given if isinstance(given, nn.Module) else network.encoder,)
-        self.explanations = Explanations(network, settings, teacher)
+        self._encode: tuple[Any] = (
+            given if isinstance(given, nn.Module) else self.network.encoder,
+        )
+        self.explanations = Explanations(self.network, settings, teacher)
         self.teacher = self.explanations.teacher
         self.accuracies = nn.ModuleDict(
             {
-                stage: MulticlassAccuracy(network.num_classes, average="micro", validate_args=False)
+                stage: MulticlassAccuracy(num_classes, average="micro", validate_args=False)
                 for stage in ("val", "test")
             }
         )
         self._losses = LossWatch()
 
-    @classmethod
-    def chosen_settings(cls, method: str, options: Mapping[str, Any]) -> Any:
-        """Validates keywords, and fills in the method's own defaults.
-
-        Raises:
-            ValueError: The method is another class's, or a setting is unknown or out of range.
-        """
-        found = find_method(method)
-        if found.settings is not cls.settings_class:
-            own = [m.name for m in METHODS.values() if m.settings is cls.settings_class]
-            raise ValueError(
-                f"method must be {' or '.join(map(repr, own))}, but found {method!r}; "
-                "build_module knows the others"
-            )
-        return validated(found.settings, found.with_defaults(options))
-
     # --- the network ---
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the head, the classes first."""
+        return self.num_classes
 
     @property
     def explainable(self) -> Classifier:
@@ -131,7 +143,7 @@ class ExplainedModule(L.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Maps pixels in [0, 1], (N, C, H, W), to logits (N, num_classes)."""
         logits: Tensor = self.network.head(self.encode(self.normalize(images)))
-        return logits[:, : self.network.num_classes]
+        return logits[:, : self.num_classes]
 
     def encode(self, images: Tensor) -> Tensor:
         """Maps normalised images to features, through compiled code if there is any."""
@@ -142,7 +154,7 @@ class ExplainedModule(L.LightningModule):
         """Builds an explainer on the network.
 
         Args:
-            name: One of `explainers.explainer_methods`; by default the explainer of the training.
+            name: As for `explainers.find_explainer`; by default the explainer of the training.
             model: A copy of `explainable` to explain instead.
 
         Returns:
@@ -291,7 +303,7 @@ class ExplainedModule(L.LightningModule):
     @property
     def guessing_loss(self) -> float:
         """The cross-entropy of equal probabilities."""
-        return math.log(max(2, self.network.num_classes))
+        return math.log(max(2, self.num_classes))
 
     def watch(
         self,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_excon.layers import unwrap
 from captum_excon.losses import drop_loss
 from captum_excon.models.classifier import Classifier
 from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.methods.edda import EDDASettings
-from captum_excon.training.modules.base import ExplainedModule, encoder_of
+from captum_excon.training.modules.base import ExplainedModule
 from captum_excon.training.modules.optimization import optimizer_with_schedule
 from captum_excon.transforms import EDDA, EDDABatch
 from captum_excon.transforms._undisturbed import Explainer
@@ -64,17 +63,11 @@ class EDDAModule(ExplainedModule):
     https://arxiv.org/abs/2105.14162.
 
     Args:
-        encoder: A name for `build_encoder`, or a module with an attribute ``feature_dim``; a
-            linear head is put on it. None if there is a `classifier`.
+        encoder: See `ExplainedModule`.
         num_classes: Number of classes C.
         method: "edda", "random-occlusion" or "ce".
-        classifier: In place of an encoder: any network from normalised images (N, C, H, W) to C
-            logits, or C + 1 with ``drop_target="background"``.
-        encoder_args: Further arguments of `build_encoder`.
-        mean: Mean of each channel, for normalisation.
-        std: Standard deviation of each channel.
-        teacher: See `ExplainedModule`.
-        **options: Settings of `EDDASettings`.
+        **arguments: Those of `ExplainedModule`, and settings of `EDDASettings`. A ``classifier``
+            needs C + 1 outputs with ``drop_target="background"``.
 
     Raises:
         TypeError: Not exactly one of encoder and classifier is given.
@@ -96,42 +89,23 @@ class EDDAModule(ExplainedModule):
         num_classes: int,
         *,
         method: str = "edda",
-        classifier: nn.Module | None = None,
-        encoder_args: dict[str, Any] | None = None,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.25, 0.25, 0.25),
-        teacher: nn.Module | None = None,
-        **options: Any,
+        **arguments: Any,
     ) -> None:
-        settings: EDDASettings = self.chosen_settings(method, options)
-        if (encoder is None) == (classifier is None):
-            raise TypeError("give either an encoder or a classifier")
-        if settings.cache is not None and settings.view != "standard":
+        super().__init__(encoder, num_classes, method=method, **arguments)
+        if self.settings.cache is not None and self.settings.view != "standard":
             raise ValueError(
                 "a cache needs the same image under an index each time: EDDA explains the random "
                 'view1, so set view="standard", or do without a cache'
             )
-        # The control arms have the same head, so that they differ in the occlusions alone.
-        outputs = num_classes + (settings.drop_target == "background" and method != "ce")
-        given: str | nn.Module
-        if encoder is not None:
-            given, built = encoder, encoder_of(encoder, encoder_args)
-            head: nn.Module = nn.Linear(int(built.feature_dim), outputs)  # type: ignore[arg-type]
-        elif classifier is not None:
-            given, built, head = classifier, unwrap(classifier), nn.Identity()
-        super().__init__(
-            Classifier(built, head, num_classes),
-            given,
-            settings,
-            mean=mean,
-            std=std,
-            teacher=teacher,
-            method=method,
-            encoder=encoder,
-            num_classes=num_classes,
-            encoder_args=encoder_args,
-        )
-        self.method, self.outputs = method, outputs
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the head: the classes, and perhaps a background.
+
+        The control has the same head, so that it differs in the occlusions alone.
+        """
+        background = self.settings.drop_target == "background" and self.method != "ce"
+        return self.num_classes + background
 
     @property
     def explains(self) -> bool:
@@ -203,6 +177,6 @@ class EDDAModule(ExplainedModule):
         if logits.shape[1] != self.outputs:
             raise ValueError(
                 f"the classifier has {logits.shape[1]} outputs, where {self.outputs} are needed "
-                f'(num_classes is {self.network.num_classes}; drop_target="background" needs one '
+                f'(num_classes is {self.num_classes}; drop_target="background" needs one '
                 "more)"
             )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from captum_excon.losses import ExConLoss
 from captum_excon.models.classifier import Classifier, ProjectionHead
 from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.methods.contrastive import ContrastiveSettings
-from captum_excon.training.modules.base import ExplainedModule, encoder_of
+from captum_excon.training.modules.base import ExplainedModule
 from captum_excon.training.modules.optimization import idle, optimizer_with_schedule
 from captum_excon.transforms import ExConBatch, ExConViews
 from captum_excon.transforms._undisturbed import Explainer
@@ -44,18 +43,14 @@ class ExConModule(ExplainedModule):
     Classification*, https://arxiv.org/abs/2111.14271.
 
     Args:
-        encoder: A name for `build_encoder`, or a module with an attribute ``feature_dim``, from
-            normalised images (N, C, H, W) to features (N, feature_dim).
+        encoder: See `ExplainedModule`.
         num_classes: Number of classes.
         method: "excon"; "exconb", which contrasts rejected masked images as backgrounds; or
             "supcon".
-        encoder_args: Further arguments of `build_encoder`.
-        mean: Mean of each channel, for normalisation.
-        std: Standard deviation of each channel.
-        teacher: See `ExplainedModule`.
-        **options: Settings of `ContrastiveSettings`.
+        **arguments: Those of `ExplainedModule`, and settings of `ContrastiveSettings`.
 
     Raises:
+        TypeError: A classifier is given, which has no features to project.
         ValueError: Settings that are unknown, out of range, or that do not go together.
 
     Example:
@@ -75,29 +70,14 @@ class ExConModule(ExplainedModule):
         num_classes: int,
         *,
         method: str = "excon",
-        encoder_args: dict[str, Any] | None = None,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.25, 0.25, 0.25),
-        teacher: nn.Module | None = None,
-        **options: Any,
+        **arguments: Any,
     ) -> None:
-        settings: ContrastiveSettings = self.chosen_settings(method, options)
-        built = encoder_of(encoder, encoder_args)
-        features = int(built.feature_dim)  # type: ignore[arg-type]
-        super().__init__(
-            Classifier(built, nn.Linear(features, num_classes), num_classes),
-            encoder,
-            settings,
-            mean=mean,
-            std=std,
-            teacher=teacher,
-            method=method,
-            encoder=encoder,
-            num_classes=num_classes,
-            encoder_args=encoder_args,
-        )
-        self.method = method
+        if arguments.get("classifier") is not None:
+            raise TypeError("ExConModule needs an encoder, whose features it projects")
+        super().__init__(encoder, num_classes, method=method, **arguments)
+        settings = self.settings
         self.alternates = settings.classifier_schedule == "alternate"
+        features = cast(nn.Linear, self.network.head).in_features
         self.projection = ProjectionHead(
             features, settings.projection_hidden, settings.projection_dim
         )

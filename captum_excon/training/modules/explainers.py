@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
-from captum.attr import (
-    Attribution,
-    InputXGradient,
-    IntegratedGradients,
-    LayerGradCam,
-    Saliency,
-)
+from captum.attr import Attribution, LayerGradCam
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from captum_excon._messages import close_names
-from captum_excon.attr import attribution_methods
+from captum_excon._methods import Method, find_method
 from captum_excon.attr._layers import LayerChoice, resolve_layers
 from captum_excon.transforms._undisturbed import Explainer
 
@@ -87,35 +79,21 @@ class DeepestLayerGradCam(LayerGradCam):
         return super().attribute(inputs, *args, **kwargs)
 
 
-_CAPTUM: dict[str, type[Attribution]] = {
-    "input-x-gradient": InputXGradient,
-    "integrated-gradients": IntegratedGradients,
-    "layer-grad-cam": LayerGradCam,
-    "saliency": Saliency,
-}
+# Those of Captum's that need nothing but images and classes.
+_CAPTUM = ("input-x-gradient", "integrated-gradients", "layer-grad-cam", "saliency")
 
 
-def explainer_methods() -> dict[str, type[Attribution]]:
-    """Returns the attribution classes that can be named, Captum's and this package's.
-
-    Example:
-        >>> sorted(explainer_methods())[:3]
-        ['adaptive-hybrid-cam', 'input-x-gradient', 'integrated-grad-cam']
-    """
-    return {**_CAPTUM, **attribution_methods()}
-
-
-def takes_layer(name: str) -> bool:
-    """Whether the method of this name explains a layer.
+def find_explainer(name: str) -> Method:
+    """Returns the attribution method of this name, for Captum's also without ``captum:``.
 
     Raises:
-        ValueError: There is no such method.
+        UserError: There is no such method.
 
     Example:
-        >>> takes_layer("layer-grad-cam"), takes_layer("saliency")
-        (True, False)
+        >>> [find_explainer(name).layer_argument for name in ("layer-grad-cam", "saliency")]
+        ['layer', None]
     """
-    return _layer_argument(_method(name)) is not None
+    return find_method(f"captum:{name}" if name in _CAPTUM else name, _CAPTUM)
 
 
 def build_explainer(
@@ -126,7 +104,7 @@ def build_explainer(
     ``"layer-grad-cam"`` is the explainer of ExCon's official code: Captum's `LayerGradCam`, signed.
 
     Args:
-        name: One of `explainer_methods`.
+        name: As for `find_explainer`.
         model: From images to logits; wrappers of ``torch.compile`` and data parallelism are taken
             off by the methods.
         layer: The layer of a layer method, as a module or its name in the model. By default the
@@ -143,26 +121,15 @@ def build_explainer(
         >>> build_explainer("layer-grad-cam", model, "0").layer
         Conv2d(3, 4, kernel_size=(3, 3), stride=(1, 1))
     """
-    method = _method(name)
-    argument = _layer_argument(method)
-    if layer is None:
-        return DeepestLayerGradCam(model) if method is LayerGradCam else method(model)
-    if argument is None:
-        raise ValueError(f"{name} explains the input and takes no layer, but layer is {layer!r}")
-    (found,) = resolve_layers(model, [layer], None)
-    return method(model, [found.module] if argument == "layers" else found.module)
-
-
-def _method(name: str) -> type[Attribution]:
-    known = explainer_methods()
-    if name not in known:
-        raise ValueError(
-            f"there is no explainer {name!r}{close_names(str(name), known)}; "
-            f"explainers are {', '.join(sorted(known))}"
-        )
-    return known[name]
-
-
-def _layer_argument(method: type[Attribution]) -> str | None:
-    names = inspect.signature(method).parameters
-    return next((name for name in ("layer", "layers") if name in names), None)
+    method = find_explainer(name)
+    attribution: Any = method.attribution
+    arguments: list[Any] = [*method.positional, model]
+    if layer is not None:
+        if method.layer_argument is None:
+            raise ValueError(f"{name} explains the input and takes no layer, but found {layer!r}")
+        (chosen,) = resolve_layers(model, [layer], None)
+        arguments.append([chosen.module] if method.layer_argument == "layers" else chosen.module)
+    elif attribution is LayerGradCam:
+        attribution = DeepestLayerGradCam
+    built: Attribution = attribution(*arguments)
+    return built

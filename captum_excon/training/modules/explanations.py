@@ -18,7 +18,7 @@ from captum_excon.training.modules.cache import CachedExplainer, ExplanationCach
 from captum_excon.training.modules.explainers import (
     WatchedExplainer,
     build_explainer,
-    takes_layer,
+    find_explainer,
 )
 from captum_excon.training.modules.monitoring import Stopwatch
 from captum_excon.training.settings import ExplanationSettings
@@ -70,7 +70,9 @@ class Explanations:
         if not isinstance(chosen, str):
             return chosen(model)
         layer = None
-        if self.settings.layer is not None and (name is None or takes_layer(chosen)):
+        if self.settings.layer is not None and (
+            name is None or find_explainer(chosen).layer_argument
+        ):
             layer = _submodule(model.encoder, self.settings.layer)
         return build_explainer(chosen, model, layer)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from typing import Any
 
@@ -52,10 +51,9 @@ def build_module(
     for name in options:
         if name not in known:
             raise TypeError(f"no method has an option {name!r}{close_names(name, known)}")
-    cls = found.module_class()
-    own = {*inspect.signature(cls).parameters, *found.settings.model_fields}
+    own = {*_ARGUMENTS, *found.settings.model_fields}
     chosen = {name: value for name, value in options.items() if name in own}
-    module: ExplainedModule = cls(encoder, num_classes, method=method, **chosen)
+    module: ExplainedModule = found.module_class()(encoder, num_classes, method=method, **chosen)
     return module
 
 

@@ -148,7 +148,7 @@ def test_what_the_user_can_mend_is_said_in_one_line(run: Path, tmp_path: Path) -
         ([run / "gone.ckpt"], "gone.ckpt: cannot be read"),
         ([run / "metrics.csv"], "is no checkpoint"),
         ([run, "--data", tmp_path / "nowhere"], "nowhere"),
-        ([run, "--explainers", "saliencey"], "there is no explainer 'saliencey'; did you mean"),
+        ([run, "--explainers", "saliencey"], "unknown method 'saliencey'; did you mean"),
         ([run, "--epsilons", "1,x"], "epsilons.1 should be a valid integer"),
         ([run, "--epsilons", "0"], "epsilons.0 should be greater than or equal to 1"),
         ([run, "--device", "warp"], "--device 'warp' is unknown"),

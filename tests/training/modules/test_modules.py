@@ -241,6 +241,7 @@ def test_lightnings_own_clipping_is_refused_where_it_would_not_happen(tmp_path: 
         fit(module("excon"), tmp_path, gradient_clip_val=1.0)
 
 
+@pytest.mark.filterwarnings("ignore:training diverges")  # a rate of 1 is high
 def test_the_learning_rate_warms_up_and_ends_at_zero(tmp_path: Path) -> None:
     rates: list[float] = []
 

@@ -218,7 +218,7 @@ def test_a_state_dict_alone_is_no_checkpoint(tmp_path: Path) -> None:
     [
         ({"encoder": "timm:resnet10tt"}, "timm has no model"),
         ({"layer": "layer2.0.conv9"}, "layer2.0.conv9"),
-        ({"explainer": "grad-cam"}, "there is no explainer 'grad-cam'"),
+        ({"explainer": "grad-kam"}, "unknown method 'grad-kam'; did you mean 'grad-cam'"),
         ({"explainer": "saliency", "layer": "layer1"}, "takes no layer"),
         ({"data": "/nowhere"}, "/nowhere"),
         ({"classes": ["blue", "gren"]}, "no class 'gren'; did you mean 'green'"),

@@ -11,6 +11,7 @@ import torch
 import typer
 import yaml
 from helpers.small_runs import image_folder, replace, settings
+from helpers.training_toys import module
 from torch import nn
 from typer.testing import CliRunner
 
@@ -267,6 +268,35 @@ def test_the_document_lists_all_settings() -> None:
     assert markdown_tables(TrainConfig) in document.read_text(), (
         "put what this prints into docs/training.md: python -m captum_excon.training.run.config"
     )
+
+
+CONTRASTIVE = {"threshold": 0.5, "keep_ratio": None, "fill": 0.0}
+COPIES = {"threshold": None, "keep_ratio": 0.15, "fill": "mean"}
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("ce", COPIES),
+        ("edda", COPIES),
+        ("random-occlusion", COPIES),
+        ("supcon", CONTRASTIVE),
+        ("excon", CONTRASTIVE),
+        ("exconb", CONTRASTIVE),
+    ],
+)
+def test_a_method_has_its_own_defaults_which_a_given_region_replaces(
+    method: str, expected: dict[str, Any]
+) -> None:
+    def built(**options: Any) -> dict[str, Any]:
+        return module(method, **{"keep_ratio": None, **options}).settings.model_dump(
+            include={*expected}
+        )
+
+    assert built() == expected
+    assert built(threshold=0.25) == {**expected, "threshold": 0.25, "keep_ratio": None}
+    assert built(keep_ratio=0.25) == {**expected, "threshold": None, "keep_ratio": 0.25}
+    assert built(fill="blur") == {**expected, "fill": "blur"}
 
 
 def test_a_method_is_added_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
