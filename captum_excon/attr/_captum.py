@@ -1,8 +1,4 @@
-"""The only file that imports Captum's private helpers.
-
-Everything else sees inputs as tuples of tensors, targets that can be indexed by row, and one
-selected score per row, with Captum's own validation and error messages behind them.
-"""
+"""Captum's validation of inputs and targets; the only file that imports its private helpers."""
 
 from __future__ import annotations
 
@@ -17,36 +13,52 @@ from captum._utils.common import (
     _select_targets,
     _validate_target,
 )
+from captum.attr import Attribution
 from captum.attr._utils.approximation_methods import SUPPORTED_METHODS, approximation_parameters
 from captum.attr._utils.common import _format_input_baseline
 from torch import Tensor
-
-__all__ = [
-    "Classes",
-    "ForwardArgs",
-    "ForwardFunc",
-    "Inputs",
-    "Target",
-    "check_targets",
-    "format_args",
-    "format_baselines",
-    "format_inputs",
-    "quadrature",
-    "run_forward",
-    "select_target",
-    "take_targets",
-]
 
 ForwardFunc = Callable[..., Any]
 Inputs = Tensor | tuple[Tensor, ...]
 Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
 
-
 _ORDER = "baselines come before target in attribute, so pass target=... by name"
 
 
 class Classes(list[Target]):
-    """Several targets for ``attribute``, which then returns a list of what each of them gives."""
+    """Several targets for ``attribute``, which then returns a list with the result of each."""
+
+
+class ClassesAttribution(Attribution):
+    """Base of the methods whose ``attribute`` takes `Classes`."""
+
+    def attribute_classes(
+        self,
+        inputs: Inputs,
+        classes: Sequence[Target],
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        **options: Any,
+    ) -> list[Any]:
+        """Computes the maps of several classes of each image in one sweep.
+
+        The classes share forward passes, and of the masking methods every mask that several
+        classes use, so that any number of them costs at most one row for each possible mask.
+
+        Args:
+            inputs: As in `attribute`.
+            classes: Targets, each in any form that `attribute` takes for the whole batch.
+            baselines: As in `attribute`.
+            additional_forward_args: As in `attribute`.
+            **options: The other keywords of `attribute`.
+
+        Returns:
+            For each class what ``attribute(inputs, target=class)`` returns.
+        """
+        maps: list[Any] = self.attribute(
+            inputs, baselines, Classes(classes), additional_forward_args, **options
+        )
+        return maps
 
 
 def format_inputs(inputs: Inputs, *, spatial: bool) -> tuple[Tensor, ...]:
@@ -62,30 +74,25 @@ def format_inputs(inputs: Inputs, *, spatial: bool) -> tuple[Tensor, ...]:
             found = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(
                 f"inputs must be floating-point tensors, but found {found}; convert images with "
-                "torchvision.transforms.v2.ToDtype(torch.float32, scale=True), and pass what must "
-                "not be explained (indices, masks) as additional_forward_args"
+                "torchvision.transforms.v2.ToDtype(torch.float32, scale=True), and pass indices or "
+                "masks as additional_forward_args"
             )
         if spatial and x.dim() not in (3, 4, 5):
             raise ValueError(
                 "inputs must have shape (N, C, L), (N, C, H, W) or (N, C, D, H, W), but found "
-                f"{tuple(x.shape)}; add the batch dimension with unsqueeze(0), and pass inputs "
-                "without spatial dimensions as additional_forward_args"
+                f"{tuple(x.shape)}; add the batch dimension with unsqueeze(0), and pass other "
+                "inputs as additional_forward_args"
             )
         if x.dim() < 2 or 0 in x.shape[1:]:
             raise ValueError(
-                f"inputs must have shape (N, features...) without empty dimensions after the "
-                f"batch, but found {tuple(x.shape)}"
+                "inputs must have shape (N, features...), where only N may be 0, but found "
+                f"{tuple(x.shape)}"
             )
         if x.shape[0] != formatted[0].shape[0]:
-            raise ValueError(
-                "all inputs must have the same number of rows, but found "
-                f"{[tuple(t.shape) for t in formatted]}"
-            )
+            shapes = [tuple(t.shape) for t in formatted]
+            raise ValueError(f"all inputs must have the same number of rows, but found {shapes}")
         if not bool(torch.isfinite(x).all()):
-            raise ValueError(
-                "inputs contain NaN or infinite values; clean them first, for instance with "
-                "torch.nan_to_num"
-            )
+            raise ValueError("inputs contain NaN or infinity; clean them, see torch.nan_to_num")
     return tuple(x.detach() for x in formatted)
 
 
@@ -108,10 +115,9 @@ def format_baselines(baselines: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor
         fits = [s in (1, t) for s, t in zip(b.shape, x.shape, strict=False)]
         if b.dim() != x.dim() or not all(fits):
             raise ValueError(
-                f"baselines of shape {tuple(b.shape)} do not fit inputs of shape "
-                f"{tuple(x.shape)}; pass a number, a tensor of the inputs' shape, or one that "
-                "broadcasts to it, such as (0 - mean) / std of shape (1, C, 1, 1) for black; "
-                f"{_ORDER}"
+                f"baselines of shape {tuple(b.shape)} do not fit inputs of shape {tuple(x.shape)}; "
+                "pass a number, or a tensor that broadcasts to the inputs, such as "
+                f"(0 - mean) / std of shape (1, C, 1, 1) for black; {_ORDER}"
             )
         b = b.detach().to(x)
         if not bool(torch.isfinite(b).all()):
@@ -126,10 +132,6 @@ class ForwardArgs:
 
     That is decided once, against the whole batch: a part of it may happen to be as long as a
     tensor that all images share.
-
-    Attributes:
-        values: The arguments.
-        per_image: For each argument whether it is a tensor whose rows follow the images.
     """
 
     values: tuple[Any, ...] = ()
@@ -144,7 +146,7 @@ class ForwardArgs:
         return ForwardArgs(tuple(taken), self.per_image)
 
     def of_one_row(self) -> ForwardArgs:
-        """Returns arguments of one row of zeros, for the shapes of what no image has."""
+        """Returns arguments for one row of zeros, which tells the maps' shape without images."""
         values = (
             value.new_zeros(1, *value.shape[1:]) if rowwise else value
             for value, rowwise in zip(self.values, self.per_image, strict=True)
@@ -153,7 +155,7 @@ class ForwardArgs:
 
 
 def format_args(additional_forward_args: Any, rows: int) -> ForwardArgs:
-    """Returns the additional arguments of ``rows`` images; tensors of as many rows follow them."""
+    """Returns the additional arguments; tensors of ``rows`` rows have one for each image."""
     values = _format_additional_forward_args(additional_forward_args) or ()
     per_image = (isinstance(v, Tensor) and v.dim() > 0 and len(v) == rows for v in values)
     return ForwardArgs(tuple(values), tuple(per_image))
@@ -168,7 +170,7 @@ def check_targets(targets: Sequence[Target], rows: int) -> None:
 
 
 def take_targets(target: Target, index: Tensor) -> Target:
-    """Returns the targets of the images ``index``; one that holds for all is returned as it is."""
+    """Returns the targets of the images ``index``, (R,); a target for all images stays."""
     if isinstance(target, list):
         return [target[i] for i in index.tolist()]
     # Captum reads a tensor of one element as one target for all.
@@ -180,10 +182,7 @@ def take_targets(target: Target, index: Tensor) -> Target:
 def run_forward(
     forward_func: ForwardFunc, inputs: tuple[Tensor, ...], args: tuple[Any, ...]
 ) -> Tensor:
-    """Calls the model and returns its output, checked to be a tensor with one row per input row.
-
-    Half-precision outputs are returned in float32, so that scores keep their small differences.
-    """
+    """Returns the model's output, a tensor with one row per input row, in float32 or wider."""
     output = forward_func(*inputs, *args)
     if not isinstance(output, Tensor):
         raise TypeError(
@@ -206,10 +205,9 @@ def select_target(output: Tensor, target: Target) -> Tensor:
     if selected.numel() != selected.shape[0]:
         raise AssertionError(
             f"target={target!r} selects values of shape {tuple(selected.shape[1:])} for each row "
-            f"of an output of shape {tuple(output.shape)}, but a single value is needed; pass a "
-            "target for every output dimension but the first (in attribute(inputs, baselines, "
-            "target) it is the third positional argument), or reduce the output with "
-            "captum_excon.callable_targets"
+            f"of an output of shape {tuple(output.shape)}, but must select one; pass a target for "
+            "every output dimension but the first (it is attribute's third positional argument), "
+            "or reduce the output with captum_excon.callable_targets"
         )
     return selected.reshape(-1)
 
@@ -221,8 +219,7 @@ def quadrature(method: str, n_steps: int) -> tuple[list[float], list[float]]:
     least = 1 if method == "gausslegendre" else 2
     if not isinstance(n_steps, int) or n_steps < least:
         raise ValueError(
-            f"n_steps must be an integer of at least {least} for method={method!r}, but found "
-            f"{n_steps!r}"
+            f"method={method!r} needs n_steps as an integer >= {least}, but found {n_steps!r}"
         )
     step_sizes, nodes = approximation_parameters(method)
     return nodes(n_steps), step_sizes(n_steps)

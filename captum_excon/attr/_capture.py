@@ -21,32 +21,24 @@ Reshape = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class HookedLayer:
-    """Where to look.
-
-    Attributes:
-        module: The layer.
-        name: Its name in messages.
-        reshape: How its output becomes (N, C, *spatial).
-        call: Which of the module's calls in a pass counts, from 0; None for the last.
-        reshape_input: How its input becomes (N, C, *spatial).
-    """
+    """A layer, its name in messages, and how its output or input becomes (N, C, *spatial)."""
 
     module: nn.Module
     name: str
     reshape: Reshape | None = None
-    call: int | None = None
+    call: int | None = None  # which of the module's calls in a pass counts; None: the last
     reshape_input: Reshape | None = None
 
 
 @dataclass(frozen=True)
 class Capture:
-    """What one hooked pass found.
+    """What one hooked pass found at each layer.
 
     Attributes:
-        maps: For each layer its activations, (N, K, *spatial), detached.
-        weights: For each layer the spatial means of the gradients of each score with respect to
-            them, (scores, N, K), in float32 or wider; empty without scores.
-        calls: How often each layer was called.
+        maps: The activations, (N, K, *spatial), detached.
+        weights: The spatial means of each score's gradients with respect to them, (scores, N, K),
+            in float32 or wider; empty without scores.
+        calls: How often the layer was called.
     """
 
     maps: list[Tensor]
@@ -67,23 +59,23 @@ def capture(
 ) -> Capture:
     """Runs the model once and differentiates each score for all layers at once.
 
-    Nothing before the first layer is recorded for the backward pass: the forward pass runs without
-    gradients until that layer's hook switches them on. Of a module that is called several times,
-    that is at its first call, or at the last one where ``calls`` tells how many there are.
+    The forward pass runs without gradients until the first layer's hook switches them on: at the
+    layer's first call, or at its last if ``calls`` says how many there are. Compiled models run
+    uncompiled, data-parallel ones on their module.
 
     Args:
-        forward_func: The model; a compiled one runs uncompiled, a data-parallel one on its module.
-        layers: Where to look. Of a module that is called several times the last call counts.
+        forward_func: The model.
+        layers: Where to look; the last call of each counts unless it says otherwise.
         inputs: Tensors of N rows.
         args: Additional arguments of these rows.
-        scores: Functions of the output, each giving (N,) scores; may be empty (no backward pass).
-        to_input: Capture the layers' inputs in place of their outputs.
+        scores: Functions of the output, each giving (N,) scores; no backward pass if empty.
+        to_input: Capture the layers' inputs instead of their outputs.
         grad_kwargs: More arguments for `torch.autograd.grad`.
-        calls: How often an earlier pass has called each layer, to record no more than is needed.
+        calls: How often an earlier pass called each layer.
 
     Raises:
-        ValueError: A layer did not run, has no influence on the selected output, or its output
-            is not a map; gradients are NaN or infinite.
+        ValueError: A layer did not run, does not influence the selected output or gives no map,
+            or gradients are NaN or infinite.
         RuntimeError: The output cannot be differentiated.
     """
     if isinstance(forward_func, nn.Module):
@@ -91,15 +83,13 @@ def capture(
     if to_input:
         layers = [replace(layer, reshape=layer.reshape_input) for layer in layers]
     with eager(), torch.inference_mode(False):
-        # Where a model sets the grad mode itself, as in a no_grad block around its backbone, it
-        # takes back what the first layer's hook has set, and where it calls a layer less often
-        # than before no hook has set it; it is then run once more, with gradients on from the
-        # start.
+        # A model that sets the grad mode itself (a no_grad block around its backbone) undoes what
+        # the first layer's hook set, and one that calls a layer less often than before never
+        # reaches that hook; both run once more with gradients on from the start.
         for recorded_from_start in (False, True):
             keep = _Keeper(layers, calls or [1] * len(layers), enable_grad=bool(scores))
             with _hooks(layers, to_input, keep), torch.set_grad_enabled(recorded_from_start):
-                # Copies, since the model may write to its inputs, and since autograd refuses the
-                # inference tensors of an outer inference_mode.
+                # The model may write to its inputs, and autograd refuses inference tensors.
                 copies = tuple(x.clone() for x in inputs)
                 output = _run(forward_func, copies, tuple(map(_normal, args.values)))
                 # An ambient autocast is for the model, not for the scores and the backward pass.
@@ -117,21 +107,19 @@ def capture(
                     f"the layers {names} have no influence on the selected output; leave them out"
                 )
             raise RuntimeError(
-                f"the model's output does not depend differentiably on {names}; remove "
-                "torch.no_grad, torch.inference_mode and .detach() from what follows these layers "
-                "in the model's forward"
+                f"the model's output does not depend differentiably on {names}; remove no_grad, "
+                "inference_mode and .detach() from what follows these layers in its forward"
             )
     maps = [_as_map(t.detach(), layer, inputs) for t, layer in zip(tensors, layers, strict=True)]
-    if not scores:
-        return Capture(maps, [], keep.calls)
     weights = [
         torch.stack([_spatial_mean(_as_map(g, layer, inputs)) for g in per_score])
         for per_score, layer in zip(grads, layers, strict=True)
+        if scores
     ]
     if not all(bool(torch.isfinite(w).all()) for w in weights):
         raise ValueError(
-            "the model's scores have NaN or infinite gradients for these inputs; check its weights "
-            "and output, and explain in float32 where float16 overflows"
+            "the model's scores have NaN or infinite gradients for these inputs; check its "
+            "weights, and explain in float32 where float16 overflows"
         )
     return Capture(maps, weights, keep.calls)
 
@@ -143,9 +131,8 @@ def _run(forward_func: ForwardFunc, inputs: tuple[Tensor, ...], args: tuple[Any,
         if "Inference tensors cannot be saved for backward" not in str(error):
             raise
         raise ValueError(
-            "the model holds inference tensors, which have no gradients: its parameters or buffers "
-            "were made or loaded under torch.inference_mode; make the model outside of it, or pass "
-            "copy.deepcopy(model)"
+            "the model's parameters or buffers were made under torch.inference_mode and have no "
+            "gradients; make the model outside of it, or pass copy.deepcopy(model)"
         ) from error
 
 
@@ -183,19 +170,19 @@ def _as_map(tensor: Tensor, layer: HookedLayer, inputs: tuple[Tensor, ...]) -> T
             raise TypeError(
                 f"reshape_transform must return a tensor, but returned {type(tensor).__name__}"
             )
-    ranks = {x.dim() for x in inputs}
-    if tensor.shape[:1] != inputs[0].shape[:1] or tensor.dim() not in ranks | {2}:
+    ranks = {2, *(x.dim() for x in inputs)}
+    if tensor.shape[:1] != inputs[0].shape[:1] or tensor.dim() not in ranks:
         after = "" if layer.reshape is None else f" ({tuple(tensor.shape)} after reshape_transform)"
         raise ValueError(
-            f"the layer {layer.name!r} gives a tensor of shape {shape}{after}, which is not a "
-            f"feature map (N, C, *spatial) for inputs of shape {tuple(inputs[0].shape)}; for "
-            "tokens pass reshape_transform=, for instance captum_excon.tokens_to_map(height, width)"
+            f"the layer {layer.name!r} gives a tensor of shape {shape}{after}, not a feature map "
+            f"(N, C, *spatial) for inputs of shape {tuple(inputs[0].shape)}; for tokens pass "
+            "reshape_transform=, such as captum_excon.tokens_to_map(height, width)"
         )
     return tensor
 
 
 class _Keeper:
-    """Keeps the tensors of the calls that count, and starts the recording of gradients there."""
+    """Keeps the tensors of the calls that count and switches gradients on there."""
 
     def __init__(
         self, layers: Sequence[HookedLayer], expected: Sequence[int], *, enable_grad: bool
@@ -213,8 +200,8 @@ class _Keeper:
             return tensor
         if not tensor.is_floating_point():
             raise TypeError(
-                f"the layer {layer.name!r} carries {tensor.dtype} values, which have no "
-                "gradient; choose a layer with floating-point activations"
+                f"the layer {layer.name!r} carries {tensor.dtype} values, which have no gradient; "
+                "choose a layer with floating-point activations"
             )
         counts = layer.call is not None or self.calls[i] >= self._expected[i]
         if self._enable_grad and (counts or torch.is_grad_enabled()):
@@ -231,8 +218,7 @@ class _Keeper:
             if i not in self._held:
                 raise ValueError(
                     f"the layer {layer.name!r} was not seen in the forward pass; pass a module "
-                    "that the model calls (not one of another model, of a copy, of a scripted "
-                    "model, or one whose code is inlined by its parent)"
+                    "that the model calls, not one of another model, a copy or a scripted model"
                 )
         return [self._held[i] for i in range(len(self._layers))]
 
@@ -241,7 +227,7 @@ class _Keeper:
 def _hooks(
     layers: Sequence[HookedLayer], to_input: bool, keep: Callable[[int, Tensor], Tensor]
 ) -> Iterator[None]:
-    """Hooks the layers for the calling thread alone, and releases them whatever happens."""
+    """Hooks the layers for the calling thread alone."""
     owner = threading.get_ident()
 
     def on_input(i: int) -> Callable[..., Any]:

@@ -28,7 +28,7 @@ _NO_ARGS = ForwardArgs()
 def resolve_layers(
     forward_func: ForwardFunc, layers: Sequence[Layer], reshape: Reshape | None
 ) -> list[HookedLayer]:
-    """Looks up layers given by module, by name, or as `select_layers` returns them."""
+    """Looks up layers given as modules, names, or results of `select_layers`."""
     model = unwrap(forward_func) if isinstance(forward_func, nn.Module) else None
     if not layers:
         raise ValueError("layers is empty; pass at least one module, or None to let them be chosen")
@@ -37,14 +37,13 @@ def resolve_layers(
     for layer in layers:
         if isinstance(model, torch.jit.ScriptModule) or isinstance(layer, torch.jit.ScriptModule):
             raise ValueError(
-                "the layers of a scripted model cannot be observed; pass the original module, or "
-                "use RISE, which needs no layer"
+                "a scripted model's layers cannot be hooked; pass the original module, or use RISE"
             )
         if isinstance(layer, str):
             if model is None:
                 raise ValueError(
-                    f"the layer {layer!r} cannot be looked up by name because forward_func is "
-                    "not a torch.nn.Module; pass the module itself"
+                    f"forward_func is not a torch.nn.Module, so the layer {layer!r} has no name in "
+                    "it; pass the module itself"
                 )
             try:
                 layer = model.get_submodule(layer)
@@ -66,7 +65,7 @@ def resolve_layers(
 
 
 def listed(layers: Layer | Iterable[Layer]) -> list[Layer]:
-    """Returns the layers as a list: a module is one layer, also an `nn.Sequential` of several."""
+    """Returns the layers as a list; a module is one layer, even an `nn.Sequential`."""
     if isinstance(layers, nn.ModuleList) or (
         isinstance(layers, Iterable) and not isinstance(layers, (nn.Module, str))
     ):
@@ -75,10 +74,9 @@ def listed(layers: Layer | Iterable[Layer]) -> list[Layer]:
 
 
 class LayerChoice:
-    """The layers of a method: those it was given, or those chosen for the inputs it meets.
+    """The layers of a method: those given, or `captum_excon.select_layers` for each input shape.
 
-    The choice depends on the inputs' shape (a small image loses a block), so it is made once for
-    each; see `captum_excon.select_layers`.
+    A small image may have fewer blocks than a large one.
     """
 
     def __init__(
@@ -100,7 +98,7 @@ class LayerChoice:
     def __call__(
         self, inputs: tuple[Tensor, ...], args: ForwardArgs = _NO_ARGS
     ) -> list[HookedLayer]:
-        """Returns the layers for these inputs, the deepest alone where one is wanted."""
+        """Returns the layers for these inputs."""
         key = tuple(x.shape[1:] for x in inputs)
         if key not in self._settled:
             layers = self._choose(inputs, args) if self._given is None else self._given
@@ -109,10 +107,8 @@ class LayerChoice:
 
     def _choose(self, inputs: tuple[Tensor, ...], args: ForwardArgs) -> list[HookedLayer]:
         if not isinstance(self._forward_func, nn.Module):
-            raise ValueError(
-                "layers can only be chosen for a torch.nn.Module, and forward_func is a "
-                f"{type(self._forward_func).__name__}; pass the layers"
-            )
+            kind = type(self._forward_func).__name__
+            raise ValueError(f"a {kind} has no layers to choose from; pass the layers")
         inputs, args = _unambiguous(inputs, args)
         with eager():
             selected = select_layers(
@@ -126,7 +122,7 @@ class LayerChoice:
 def _unambiguous(
     inputs: tuple[Tensor, ...], args: ForwardArgs
 ) -> tuple[tuple[Tensor, ...], ForwardArgs]:
-    """Returns the first rows, not as many as a shared tensor has: `select_layers` would cut it."""
+    """Returns the first rows, but not as many as a shared tensor: `select_layers` would cut it."""
     shared = {
         len(value)
         for value, rowwise in zip(args.values, args.per_image, strict=True)
@@ -153,13 +149,12 @@ def _with_own_calls(
     inputs: tuple[Tensor, ...],
     args: ForwardArgs,
 ) -> list[HookedLayer]:
-    """Finds, of layers that are called for several images one by one, the inputs' call.
+    """Finds which call of a layer sees the inputs, if an additional argument has its own.
 
-    A siamese network sends each of two images through one encoder; where the second is an
-    additional argument, the last call is not that of the inputs.
+    A siamese network sends two images through one encoder, one after the other.
 
     Raises:
-        ValueError: The inputs themselves have different calls.
+        ValueError: Several inputs have calls of their own.
     """
     if len(inputs) == 1 and not any(isinstance(a, Tensor) and a.dim() > 2 for a in args.values):
         return layers
@@ -170,9 +165,9 @@ def _with_own_calls(
         last = max((i for i, found in enumerate(calls) if found), default=None)
         if last is not None and calls[last] != set().union(*calls):
             raise ValueError(
-                f"the layer {layer.name!r} is called for each of the inputs by itself, so that the "
-                "map of one would stand for all; explain one input at a time, with the others as "
-                "additional_forward_args, or choose a layer that works on all of them"
+                f"the layer {layer.name!r} is called for each input separately; explain one input "
+                "at a time, with the others as additional_forward_args, or choose a layer that "
+                "works on all of them"
             )
         chosen.append(layer if last == len(calls) - 1 else replace(layer, call=last))
     return chosen
@@ -184,7 +179,7 @@ def _inputs_of_calls(
     inputs: tuple[Tensor, ...],
     args: ForwardArgs,
 ) -> list[list[set[int]]]:
-    """Returns for each call of each layer which inputs its output depends on."""
+    """Returns for each call of each layer which inputs it depends on."""
     model = unwrap(forward_func) if isinstance(forward_func, nn.Module) else forward_func
     rows = len(inputs[0])
     tries = row_counts(model, rows, layers[0].reshape) if isinstance(model, nn.Module) else [0, 1]
@@ -206,8 +201,7 @@ def _inputs_of_calls(
                 # The model may write to its inputs, which leaves forbid.
                 run_forward(model, tuple(x.clone() for x in leaves), args.take(at).values)
             except Exception:
-                # Many models take no empty batch.
-                if count > 0 or rows == 0:
+                if count > 0 or rows == 0:  # many models take no empty batch
                     raise
                 continue
         break
@@ -215,12 +209,7 @@ def _inputs_of_calls(
 
 
 def _note_inputs(
-    leaves: list[Tensor],
-    owner: int,
-    calls: list[set[int]],
-    module: nn.Module,
-    args: Any,
-    output: Any,
+    leaves: list[Tensor], owner: int, calls: list[set[int]], module: nn.Module, _: Any, output: Any
 ) -> None:
     if threading.get_ident() != owner:
         return

@@ -34,12 +34,10 @@ def check_autocast(dtype: torch.dtype | None) -> None:
 
 
 def settle_score(score: Score | None, forward_func: ForwardFunc) -> Score:
-    """Returns the score; None means the probability, or the output itself of a scoring model.
+    """Returns the score, checked; None means the probability.
 
-    A model says so with a true attribute ``emits_scores``, as `callable_targets` does.
-
-    Raises:
-        ValueError: The score is unknown.
+    The outputs of a model with a true attribute ``emits_scores``, as that of `callable_targets`,
+    are used as they are.
     """
     if score is None:
         model = unwrap(forward_func) if isinstance(forward_func, nn.Module) else forward_func
@@ -53,12 +51,7 @@ def settle_score(score: Score | None, forward_func: ForwardFunc) -> Score:
 
 @dataclass(frozen=True)
 class Readout:
-    """Ψ: how one score per row is read from the model's output.
-
-    Attributes:
-        target: Any target that Captum knows, for all images or for each.
-        score: What turns outputs into scores.
-    """
+    """Ψ: how one score per row is read from the model's output."""
 
     target: Target
     score: Score
@@ -86,9 +79,9 @@ class Readout:
     def differentiable(self, output: Tensor, image: Tensor) -> Tensor:
         """Scores whose gradients are those of Ψ up to one positive factor per row.
 
-        Selection depends on ratios within an image alone. For a probability p, the log-odds
-        log(p / (1 - p)) have the gradient of p divided by p (1 - p): the same ratios, and they
-        survive a p that rounds to 0 or 1, where the gradient of p itself vanishes.
+        Selection depends only on ratios within an image. The log-odds log(p / (1 - p)) have the
+        gradient of p divided by p (1 - p): the same ratios, which do not vanish where p rounds to
+        0 or 1.
         """
         if self.score == "softmax":
             output = _log_odds(_needs_classes(output))
@@ -102,8 +95,8 @@ def _called(score: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
     if not isinstance(scores, Tensor) or scores.shape[:1] != output.shape[:1]:
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ValueError(
-            "a score callable gets the model's output and must return a tensor with as many rows, "
-            f"but returned {found} for an output of shape {tuple(output.shape)}"
+            "a score callable must return a tensor with as many rows as the model's output, "
+            f"but returned {found} for shape {tuple(output.shape)}"
         )
     return scores
 
@@ -111,9 +104,9 @@ def _called(score: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:
 def _needs_classes(output: Tensor) -> Tensor:
     if output.dim() < 2 or output.shape[1] < 2:
         raise ValueError(
-            f"score='softmax' needs outputs (N, classes, ...) with at least two classes, but the "
-            f"output has shape {tuple(output.shape)}; pass score='sigmoid' for a single logit or "
-            "independent labels, or score='identity' for scores to use as they are"
+            "score='softmax' needs outputs (N, classes, ...) of at least two classes, but found "
+            f"shape {tuple(output.shape)}; pass score='sigmoid' for a single logit or independent "
+            "labels, or score='identity' for outputs that are scores already"
         )
     return output
 
@@ -141,27 +134,16 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """N images, and all that is needed to score masks of them.
-
-    Attributes:
-        forward_func: The model.
-        inputs: Tensors (N, C, *spatial).
-        baselines: What masked-out pixels become, 1 or N rows for each input.
-        args: Additional forward arguments.
-        readouts: T ways to read a score from the output.
-        batch_size: Forward rows a batch; None to find it.
-        autocast_dtype: For the scoring passes.
-        progress: Counts forward rows.
-    """
+    """N images and what it takes to score masks of them."""
 
     forward_func: ForwardFunc
-    inputs: tuple[Tensor, ...]
-    baselines: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]  # (N, C, *spatial)
+    baselines: tuple[Tensor, ...]  # what masked-out pixels become, 1 or N rows for each input
     args: ForwardArgs
-    readouts: Sequence[Readout]
-    batch_size: int | None
-    autocast_dtype: torch.dtype | None
-    progress: tqdm[Any]
+    readouts: Sequence[Readout]  # T ways to read a score from the output
+    batch_size: int | None  # forward rows per batch; None to find it
+    autocast_dtype: torch.dtype | None  # of the scoring passes
+    progress: tqdm[Any]  # counts forward rows
 
     @property
     def sizes(self) -> list[tuple[int, ...]]:
@@ -183,6 +165,11 @@ class Batch:
             args=self.args.take(at),
             readouts=[readout.take(at) for readout in self.readouts],
         )
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.inputs[0].device.type, dtype=self.autocast_dtype)
 
     def score(self, source: MaskSource) -> Tensor:
         """Returns Ψ(m ⊙ x + (1 - m) ⊙ b) of every readout and mask, (T, R).
@@ -209,7 +196,7 @@ class Batch:
                     self.inputs, self.baselines, source.masks(start, stop), strict=True
                 )
             )
-            with _autocast(self.inputs[0].device, self.autocast_dtype):
+            with self._autocast():
                 output = run_forward(forward_func, masked, self.args.take(at).values)
             with torch.autocast(self.inputs[0].device.type, enabled=False):
                 for t, readout in enumerate(self.readouts):
@@ -232,24 +219,23 @@ def progress_bar(name: str, show: bool, total: int | None = None) -> tqdm[Any]:
 
 
 def without_ddp(forward_func: ForwardFunc) -> ForwardFunc:
-    """Takes off a wrapper whose forward waits for the other ranks: their numbers of rows differ."""
+    """Unwraps a model whose forward would wait for ranks that have other numbers of rows."""
     if isinstance(forward_func, nn.parallel.DistributedDataParallel):
         return cast(ForwardFunc, forward_func.module)
     inside = forward_func.modules() if isinstance(forward_func, nn.Module) else ()
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in inside):
         raise ValueError(
-            "the model contains a DistributedDataParallel module, whose forward passes would wait "
-            "for ranks that have other numbers of rows; put its .module there"
+            "the model contains a DistributedDataParallel module, whose forward would wait for "
+            "ranks that have other numbers of rows; put its .module there"
         )
     return forward_func
 
 
 def _blend(x: Tensor, baseline: Tensor, mask: Tensor, image: Tensor) -> Tensor:
     kept = x[image]
-    mask = mask.to(x.dtype)
     if len(baseline) == len(x) and len(x) > 1:
         baseline = baseline[image]
-    return torch.lerp(baseline.expand_as(kept), kept, mask)
+    return torch.lerp(baseline.expand_as(kept), kept, mask.to(x.dtype))
 
 
 def memory_format_of(forward_func: ForwardFunc, x: Tensor) -> torch.memory_format:
@@ -262,11 +248,3 @@ def memory_format_of(forward_func: ForwardFunc, x: Tensor) -> torch.memory_forma
             if tensor.is_contiguous(memory_format=layout):
                 return layout
     return torch.contiguous_format
-
-
-def _autocast(
-    device: torch.device, dtype: torch.dtype | None
-) -> contextlib.AbstractContextManager[Any]:
-    if dtype is None:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtype)

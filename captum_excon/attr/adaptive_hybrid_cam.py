@@ -18,28 +18,15 @@ from captum_excon.attr.multi_layer_sise import MultiLayerSISE
 class AdaptiveHybridCAM(MultiLayerSISE):
     r"""Adaptive Semantic Input Sampling for Explanation (Ada-SISE), alias `captum_excon.AdaSISE`.
 
-    `MultiLayerSISE` whose fixed threshold μ is replaced, layer by layer and image by image, by
-    Otsu's threshold of the normalised positive weights :math:`\alpha_k / \max \alpha` (the paper's
-    idea; 256 bins on (0, 1], strict comparison, and always keeping the largest are ours). Fewer
-    maps pass, so it costs a fraction of SISE's forward rows; there is nothing to tune.
+    `MultiLayerSISE` with the threshold μ replaced, for each layer and image, by Otsu's threshold
+    of the normalised positive weights :math:`\alpha_k / \max \alpha` (the paper's idea; 256 bins
+    on (0, 1], strict comparison, and always keeping the largest are ours). Fewer maps pass, so it
+    costs a fraction of SISE's forward rows; there is nothing to tune.
 
     Reference: Sudhakar et al., *Ada-SISE: Adaptive Semantic Input Sampling for Efficient
     Explanation of Convolutional Neural Networks*, ICASSP 2021, https://arxiv.org/abs/2102.07799.
 
-    Args:
-        forward_func: As in `MultiLayerSISE`, like all that follow.
-        layers: The layers, shallow to deep, a single one, or None to have them chosen.
-        device_ids: As in Captum.
-        reshape_transform: Turns a captured tensor into (N, C, \*spatial).
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2),
-        ...                       nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
-        >>> ada = AdaptiveHybridCAM(model.eval(), layers=[model[1], model[3]])
-        >>> ada.attribute(torch.rand(2, 3, 32, 32), target=1).shape
-        torch.Size([2, 3, 32, 32])
+    The constructor and its example are those of `MultiLayerSISE`.
     """
 
     @without_layer_maps_in_noise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from captum_excon.attr._batching import check_batch_size, run_in_batches
 from captum_excon.attr._captum import (
     Classes,
+    ClassesAttribution,
     ForwardArgs,
     ForwardFunc,
     Inputs,
@@ -26,7 +27,7 @@ from captum_excon.attr._captum import (
     format_inputs,
     quadrature,
 )
-from captum_excon.attr._capture import Capture, HookedLayer, Reshape, capture
+from captum_excon.attr._capture import Capture, Reshape, capture
 from captum_excon.attr._layers import Layer, LayerChoice, listed
 from captum_excon.attr._masks import channel_sum, warn_of_empty
 from captum_excon.attr._modes import preserved_state
@@ -38,7 +39,7 @@ _EMPTY = (
 )
 
 
-class IntegratedGradCAM(LayerAttribution, GradientAttribution):
+class IntegratedGradCAM(ClassesAttribution, LayerAttribution, GradientAttribution):
     r"""Integrated Grad-CAM.
 
     Along the straight path :math:`x_t = x' + \frac{t}{m}(x - x')` from a baseline to the input,
@@ -49,13 +50,12 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
               \big[A_k(x_t) - A_k(x')\big]\Big)
 
     This is the paper's figure: right Riemann nodes, ReLU inside the sum, activations relative to
-    the baseline's. The authors' notebook differs; ``method="riemann_left"`` and
-    ``subtract_baseline=False`` give its maps up to the factor 1/m. The raw output and m = 50 come
-    from the notebook. Other quadratures, several layers at once and ``relu_attributions=False``
-    are ours.
+    the baseline's. The raw output and m = 50 come from the authors' notebook, whose maps
+    ``method="riemann_left"`` and ``subtract_baseline=False`` reproduce up to the factor 1/m. Other
+    quadratures, several layers at once and ``relu_attributions=False`` are ours.
 
-    The result has the layer's resolution, as that of `captum.attr.LayerGradCam`; up-sample it with
-    `LayerAttribution.interpolate`.
+    Like that of `captum.attr.LayerGradCam`, the result has the layer's resolution; up-sample it
+    with `LayerAttribution.interpolate`.
 
     Reference: Sattarzadeh et al., *Integrated Grad-CAM: Sensitivity-Aware Visual Explanation of
     Deep Convolutional Networks via Integrated Gradient-Based Scoring*, ICASSP 2021,
@@ -66,8 +66,7 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
         layer: The layer, as a module or a name, or a list of them; by default the deepest of
             `captum_excon.select_layers`.
         device_ids: As in Captum; a data-parallel model runs on its module.
-        reshape_transform: Turns a captured tensor into (N, C, \*spatial), for token layers; see
-            `captum_excon.tokens_to_map`.
+        reshape_transform: As in `MultiLayerSISE`.
 
     Example:
         >>> import torch
@@ -118,23 +117,20 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
 
         Args:
             inputs: Tensor (N, C, \*spatial) or a tuple of tensors of N rows.
-            baselines: Where the path starts, in the model's input space: a number, a tensor
-                (1 or N, C, \*spatial) or one broadcastable to it, or a tuple of them; None means
-                0. Black for a normalised image is ``(0 - mean) / std``.
-            target: The output, in any form that Captum takes. Note the order: unlike
-                `LayerGradCam`, and like `LayerIntegratedGradients`, baselines come first.
+            baselines: Where the path starts, in the forms of `MultiLayerSISE.attribute`. Note the
+                order: as in `LayerIntegratedGradients`, baselines come before the target.
+            target: The output, in any form that Captum takes.
             additional_forward_args: As in Captum; tensors with N rows follow their images.
             n_steps: The paper's m.
             method: One of Captum's quadratures, ``"riemann_right"`` (the paper's figure),
                 ``"riemann_left"``, ``"riemann_middle"``, ``"riemann_trapezoid"`` or
                 ``"gausslegendre"``.
-            internal_batch_size: Path points per forward and backward pass, over all images. By
-                default it is found: it grows while memory and throughput allow, and halves when
-                memory runs out. The result does not depend on it, to float tolerance.
-            attribute_to_layer_input: Use the layer's input in place of its output.
-            relu_attributions: Rectify each step, as the paper does; False keeps the signs.
-            attr_dim_summation: Sum over channels; False returns (N, K, \*spatial), with each
-                channel rectified by itself.
+            internal_batch_size: Path points per forward and backward pass, over all images; found
+                by default, like `MultiLayerSISE.attribute`'s ``perturbations_per_eval``.
+            attribute_to_layer_input: Use the layer's input instead of its output.
+            relu_attributions: Rectify each step, as in the paper; False keeps the signs.
+            attr_dim_summation: Sum over channels; False returns (N, K, \*spatial), each channel
+                rectified by itself.
             grad_kwargs: More arguments for `torch.autograd.grad`.
             show_progress: Show a bar over path points.
             subtract_baseline: Use activations relative to the baseline's; False is the authors'
@@ -146,9 +142,8 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
             of layers.
 
         Raises:
-            AssertionError: A target that does not fit the output, as in Captum.
-            ValueError: NaN in inputs, wrong shapes, options, or layers; the message names the
-                remedy.
+            AssertionError: The target does not fit the output, as in Captum.
+            ValueError: Inputs contain NaN, or shapes, options or layers are wrong.
         """
         nodes, widths = quadrature(method, n_steps)
         check_batch_size("internal_batch_size", internal_batch_size)
@@ -166,25 +161,20 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
         bar = progress_bar(type(self).__name__, show_progress, rows * n_steps)
         with preserved_state(self.forward_func), contextlib.closing(bar):
             layers = self._layers(images, args)
-            path = _Path(
+            hooked = functools.partial(
+                capture,
                 self.forward_func,
                 layers,
-                images,
-                starts,
-                args,
-                attribute_to_layer_input,
-                grad_kwargs,
+                to_input=attribute_to_layer_input,
+                grad_kwargs=grad_kwargs,
             )
+            path = _Path(hooked, images, starts, args)
             references, calls = path.references(internal_batch_size, one=not subtract_baseline)
-            device, dtype = references[0].device, references[0].dtype
-            alphas, weights = torch.tensor([nodes, widths], dtype=dtype, device=device)
+            alphas, weights = references[0].new_tensor([nodes, widths])
+            device, dtype = alphas.device, alphas.dtype
             readouts = [Readout(t, "identity") for t in targets]
-            totals = [
-                r.new_zeros(
-                    len(targets), rows, 1 if attr_dim_summation else r.shape[1], *r.shape[2:]
-                )
-                for r in references
-            ]
+            kept = [r[:, :1] if attr_dim_summation else r for r in references]
+            totals = [r.new_zeros(len(targets), rows, *r.shape[1:]) for r in kept]
 
             def step(first: int, last: int) -> None:
                 row = torch.arange(first, last, device=device)
@@ -210,43 +200,15 @@ class IntegratedGradCAM(LayerAttribution, GradientAttribution):
             results.append(listed[0] if self._single else listed)
         return results if isinstance(target, Classes) else results[0]
 
-    def attribute_classes(
-        self,
-        inputs: Inputs,
-        classes: Sequence[Target],
-        baselines: Any = None,
-        additional_forward_args: Any = None,
-        **options: Any,
-    ) -> list[Any]:
-        """Computes the maps of several classes of each image, sharing the forward passes.
-
-        Args:
-            inputs: As in `attribute`.
-            classes: Targets, each in any form that `attribute` takes for the whole batch.
-            baselines: As in `attribute`.
-            additional_forward_args: As in `attribute`.
-            **options: The other keywords of `attribute`.
-
-        Returns:
-            For each class what ``attribute(inputs, target=class)`` returns.
-        """
-        maps: list[Any] = self.attribute(
-            inputs, baselines, Classes(classes), additional_forward_args, **options
-        )
-        return maps
-
 
 @dataclass(frozen=True)
 class _Path:
     """The straight lines from the baselines to the images, and the model along them."""
 
-    forward_func: ForwardFunc
-    layers: list[HookedLayer]
+    hooked: Callable[..., Capture]  # `capture` with all arguments but these points'
     images: tuple[Tensor, ...]
     starts: tuple[Tensor, ...]
     args: ForwardArgs
-    to_input: bool
-    grad_kwargs: dict[str, Any] | None
 
     def capture(
         self,
@@ -255,7 +217,7 @@ class _Path:
         readouts: Sequence[Readout],
         calls: Sequence[int] | None = None,
     ) -> Capture:
-        """The hooked pass at the points ``alpha`` of the images ``at``, both (R,)."""
+        """Captures the points ``alpha`` of the images ``at``, both (R,)."""
         points = tuple(
             torch.lerp(
                 (b if len(b) == 1 else b[at]).expand(len(at), *x.shape[1:]),
@@ -264,22 +226,14 @@ class _Path:
             )
             for x, b in zip(self.images, self.starts, strict=True)
         )
-        return capture(
-            self.forward_func,
-            self.layers,
-            points,
-            self.args.take(at),
-            [functools.partial(readout.differentiable, image=at) for readout in readouts],
-            to_input=self.to_input,
-            grad_kwargs=self.grad_kwargs,
-            calls=calls,
-        )
+        scores = [functools.partial(readout.differentiable, image=at) for readout in readouts]
+        return self.hooked(points, self.args.take(at), scores, calls=calls)
 
     def references(self, batch_size: int | None, *, one: bool) -> tuple[list[Tensor], list[int]]:
-        """The layers' activations at the baselines, in float32 or wider, and their calls.
+        """Returns the activations at the baselines, in float32 or wider, and the layers' calls.
 
-        One row serves all images, unless they start apart or have arguments of their own. Where
-        nothing is subtracted, ``one`` row tells the maps' shape.
+        One row serves all images unless their baselines or arguments differ; with ``one``, always:
+        it is wanted for its shape.
         """
         alike = all(len(b) == 1 for b in self.starts)
         one = one or (alike and not any(self.args.per_image))
@@ -295,10 +249,7 @@ class _Path:
 
 
 def _grad_cam(slopes: Tensor, maps: Tensor, over_channels: bool) -> Tensor:
-    """Grad-CAM's term: (T, R, K) mean gradients and (R, K, *spatial) maps to (T, R, K, *spatial).
-
-    With ``over_channels`` summed over K, which leaves one channel.
-    """
+    """(T, R, K) mean gradients times (R, K, *spatial) maps, summed ``over_channels`` to one."""
     if over_channels:
         return channel_sum(slopes, maps)
     return slopes.reshape(*slopes.shape, *(1,) * (maps.dim() - 2)) * maps

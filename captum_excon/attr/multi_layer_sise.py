@@ -28,9 +28,8 @@ from captum_excon.attr.fusion import Fusion, check_fusion, check_smooth, fuse, g
 class MultiLayerSISE(MaskAttribution):
     r"""Semantic Input Sampling for Explanation (SISE); `captum_excon.SISE` is the same class.
 
-    The feature maps of the last layer of every convolutional block become masks; each mask is
-    scored by the model's confidence on the masked input; the layers' weighted sums of masks are
-    fused from shallow to deep. Four phases, all of the paper:
+    Feature maps of the last layer of every convolutional block become masks, the model scores the
+    masked inputs, and the layers' weighted sums of masks are fused. The paper's four phases:
 
     1. One forward and one backward pass give the feature maps :math:`A_k^l` of all layers and the
        mean gradients :math:`\alpha_k^l` of the score :math:`\Psi_c`.
@@ -41,16 +40,15 @@ class MultiLayerSISE(MaskAttribution):
        \mathrm{otsu}(\hat V_b)]` with :math:`\hat V` the maps scaled to [0, 1]; the result is
        :math:`E_B`, in [0, B] for B layers, positive inside the Otsu region of the deepest map.
 
-    What the paper leaves open and is decided here: Ψ is the softmax probability; masked-out
-    pixels take the value of ``baselines``; Otsu's threshold uses 256 bins on [0, 1]; maps are
-    rectified first (``rectify``), which changes nothing on layers after a ReLU and keeps negative
-    evidence from becoming masks on others; constant maps are dropped; a layer without a positive
-    gradient contributes nothing and does not mask. The gradients are those of the log-odds of Ψ,
-    which select the same maps as those of Ψ (they differ by one positive factor per image) and do
-    not vanish for a confident model.
+    The paper leaves open what is decided here: Ψ is the softmax probability; masked-out pixels
+    take the value of ``baselines``; Otsu's threshold uses 256 bins on [0, 1]; maps are rectified
+    first, so that negative evidence becomes no mask on layers without a ReLU; constant maps are
+    dropped; a layer without a positive gradient contributes nothing and does not mask. The
+    gradients are those of the log-odds of Ψ: the same up to a positive factor per image, but not
+    vanishing for a confident model.
 
-    The cost is one forward and one backward pass and as many forward rows as masks are kept: from
-    under a hundred to a thousand. Memory does not grow with the number of masks.
+    The cost is one forward and one backward pass and one forward row for each mask, under a
+    hundred to a thousand of them. Memory does not grow with the number of masks.
 
     Reference: Sattarzadeh et al., *Explaining Convolutional Neural Networks through
     Attribution-Based Input Sampling and Block-Wise Feature Aggregation*, AAAI 2021,
@@ -60,10 +58,8 @@ class MultiLayerSISE(MaskAttribution):
         forward_func: The model, or any function of the inputs that returns a tensor (N, ...).
             Only a `torch.nn.Module` can have its layers chosen.
         layers: The layers, shallow to deep, as modules or names, or a single one (an
-            `nn.Sequential` is one layer; list its parts to have several). By default those of
-            `captum_excon.select_layers`, chosen at the first call for each input shape (a trace on
-            an empty batch or, for models that cannot take one, on one row) and logged at INFO
-            level.
+            `nn.Sequential` is one layer). By default those of `captum_excon.select_layers`, chosen
+            at the first call for each input shape and logged at INFO level.
         device_ids: As in Captum; a data-parallel model's hooked pass runs on its module.
         reshape_transform: Turns a captured tensor into (N, C, \*spatial), for token layers; see
             `captum_excon.tokens_to_map`.
@@ -118,17 +114,16 @@ class MultiLayerSISE(MaskAttribution):
             inputs: Tensor (N, C, \*spatial) with one to three spatial dimensions, or a tuple of
                 them, all masked together, each at its own size.
             baselines: What masked-out pixels become, in the model's input space: a number, a
-                tensor (1 or N, C, \*spatial) or one broadcastable to it, or a tuple of them; None
-                means 0. Black for a normalised image is ``(0 - mean) / std``.
+                tensor that broadcasts to (N, C, \*spatial), or a tuple of them; None means 0.
+                Black for a normalised image is ``(0 - mean) / std``.
             target: The class, in any form that Captum takes.
             additional_forward_args: As in Captum; tensors with N rows follow their images.
-            perturbations_per_eval: Forward rows per batch. By default it is found: it starts
-                small, doubles while memory and throughput allow, and halves when memory runs out.
-                The result does not depend on it, to float tolerance; set it where runs must be
-                equal to the bit.
+            perturbations_per_eval: Forward rows per batch. By default it is found: it doubles
+                while memory and throughput allow, and halves when memory runs out. Results agree
+                to float tolerance; set it where they must agree to the bit.
             show_progress: Show a bar over forward rows.
-            attribute_to_layer_input: Use the layers' inputs in place of their outputs.
-            threshold: The paper's μ >= 0. Larger keeps fewer masks: 0.3 costs the paper's ResNet-50
+            attribute_to_layer_input: Use the layers' inputs instead of their outputs.
+            threshold: The paper's μ >= 0. Larger keeps fewer masks: 0.3 took the paper's ResNet-50
                 a quarter of the time at equal quality.
             score: Ψ: ``"softmax"`` over dimension 1, ``"sigmoid"`` for independent labels,
                 ``"identity"`` for outputs that are scores already, or a callable of the output.
@@ -136,16 +131,15 @@ class MultiLayerSISE(MaskAttribution):
                 ``"softmax"`` for any other.
             fusion: ``"otsu"`` (the paper), ``"soft_otsu"`` (the authors' code), ``"sum"``,
                 ``"gated"`` (:math:`E_b = (E_{b-1} + \hat V_b) \odot \hat V_b`), ``"product"``, or a
-                callable that gets the list of layer maps (N, 1, \*spatial), shallow to deep, zero
-                where a layer has nothing to say, and returns one map. All but the first two are
-                ours.
+                callable from the list of layer maps (N, 1, \*spatial), shallow to deep and zero
+                where a layer has none, to one map. All but the first two are ours.
             hybrid: Multiply the fused map by the rectified Grad-CAM of the deepest layer, scaled to
                 a maximum of 1: one more backward pass, no forward row [ours].
             smooth: σ of a Gaussian over the result, in cells of the deepest layer [ours].
             rectify: Set negative activations to zero first.
             return_layer_maps: Also return each layer's map.
-            autocast_dtype: Run the scoring passes under autocast, such as `torch.bfloat16`;
-                scores are accumulated in float32.
+            autocast_dtype: Run the scoring passes under autocast to `torch.bfloat16` or
+                `torch.float16`; scores are kept in float32.
 
         Returns:
             Attributions of the inputs' shape, dtype and device, equal in all channels, in [0, B]
@@ -154,9 +148,8 @@ class MultiLayerSISE(MaskAttribution):
             (tuples of them for a tuple of inputs; an empty list for an empty batch).
 
         Raises:
-            AssertionError: A target that does not fit the output, as in Captum.
-            ValueError: NaN in inputs or scores, wrong shapes, options, or layers; the message
-                names the remedy.
+            AssertionError: The target does not fit the output, as in Captum.
+            ValueError: Inputs or scores contain NaN, or shapes, options or layers are wrong.
         """
         request = Request(
             inputs,

@@ -9,7 +9,7 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_excon.attr._captum import ForwardFunc, Inputs, Target
+from captum_excon.attr._captum import Inputs, Target
 from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
 from captum_excon.attr._masks import resize, weighted_sum
 from captum_excon.attr._scoring import Batch, Score
@@ -21,11 +21,10 @@ class RISE(MaskAttribution):
     Random binary grids, up-sampled linearly and shifted at random, mask the image; a pixel's
     saliency is the mean score of the masks that show it:
     :math:`S(\lambda) = \frac{1}{p\,M} \sum_m \Psi_c(x \odot m)\, m(\lambda)` for M masks whose
-    cells are on with probability p. Model-agnostic: it needs no layer and no gradient.
+    cells are on with probability p. It needs no layer and no gradient.
 
-    Grid, shift and normalisation are the paper's; all images of a call share their masks, as in
-    the authors' code, and the draws come from ``generator`` alone. For 1-D and 3-D inputs the grid
-    has as many cells along every dimension [ours].
+    All images of a call share their masks, as in the authors' code. For 1-D and 3-D inputs the
+    grid has as many cells along every dimension [ours].
 
     Reference: Petsiuk et al., *RISE: Randomized Input Sampling for Explanation of Black-box
     Models*, BMVC 2018, https://arxiv.org/abs/1806.07421.
@@ -44,9 +43,6 @@ class RISE(MaskAttribution):
         torch.Size([2, 3, 16, 16])
     """
 
-    def __init__(self, forward_func: ForwardFunc) -> None:
-        super().__init__(forward_func)
-
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
@@ -64,28 +60,16 @@ class RISE(MaskAttribution):
         generator: torch.Generator | None = None,
         autocast_dtype: torch.dtype | None = None,
     ) -> Any:
-        r"""Computes the RISE maps of a batch.
+        """Computes the RISE maps of a batch.
+
+        Other arguments, the result's form and errors are those of `MultiLayerSISE.attribute`.
 
         Args:
-            inputs: Tensor (N, C, \*spatial) or a tuple of them, masked together.
-            baselines: What masked-out pixels become; None means 0.
-            target: The class, in any form that Captum takes.
-            additional_forward_args: As in Captum.
             n_masks: Masks, and forward rows, for each image; the paper uses 4000 to 8000.
-            perturbations_per_eval: Forward rows per batch; found by default.
-            show_progress: Show a bar over forward rows.
             grid: Cells along each dimension (the paper's s).
             probability: How likely a cell is on (the paper's p), in (0, 1).
-            score: As in `MultiLayerSISE`.
-            generator: Where the masks are drawn from (on the CPU); by default one with seed 0, so
-                that a call repeats itself and the global random state is not touched.
-            autocast_dtype: Run the scoring passes under autocast.
-
-        Returns:
-            Attributions of the inputs' shape, dtype and device, equal in all channels.
-
-        Raises:
-            ValueError: Options out of range, and as in `MultiLayerSISE.attribute`.
+            generator: Where the masks are drawn from; by default a new one with seed 0, so that
+                calls repeat and the global random state is not touched.
         """
         for name, value in (("n_masks", n_masks), ("grid", grid)):
             if not isinstance(value, int) or value < 1:

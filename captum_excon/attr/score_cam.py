@@ -24,23 +24,22 @@ class ScoreCAM(MaskAttribution):
     :math:`\mathrm{ReLU}(\sum_k \mathrm{softmax}_k(\Psi_c(x \odot m_k))\, A_k)`.
 
     Ψ is the raw output, as in the paper. The score of the masked-out image, which the paper
-    subtracts, is the same for all maps and falls out of the softmax. Where sources differ, the
-    maps are those of pytorch-grad-cam up to its final scaling to [0, 1]: masks are up-sampled with
-    ``align_corners=True`` (the authors' code: False), and a constant map takes part with the score
-    of an empty mask (scored once per image, not once per map).
+    subtracts, cancels in the softmax. Where sources differ, the maps are those of pytorch-grad-cam
+    up to its final scaling to [0, 1]: masks are up-sampled with ``align_corners=True``, and a
+    constant map counts with the score of an empty mask.
 
-    It costs one forward row for each feature map of the layer, such as 2048 for a ResNet-50, and
-    two more: the hooked pass and the empty mask.
+    It costs one forward row for each feature map of the layer, 2048 for a ResNet-50, and two more:
+    the hooked pass and the empty mask.
 
     Reference: Wang et al., *Score-CAM: Score-Weighted Visual Explanations for Convolutional Neural
     Networks*, CVPR Workshops 2020, https://arxiv.org/abs/1910.01279.
 
     Args:
-        forward_func: The model, or any function of the inputs that returns a tensor (N, ...).
+        forward_func: As in `MultiLayerSISE`.
         layer: The layer, as a module or a name; by default the deepest of
             `captum_excon.select_layers`.
-        device_ids: As in Captum; a data-parallel model's hooked pass runs on its module.
-        reshape_transform: Turns a captured tensor into (N, C, \*spatial).
+        device_ids: As in Captum.
+        reshape_transform: As in `MultiLayerSISE`.
 
     Example:
         >>> import torch
@@ -79,26 +78,13 @@ class ScoreCAM(MaskAttribution):
         align_corners: bool = True,
         autocast_dtype: torch.dtype | None = None,
     ) -> Any:
-        r"""Computes the Score-CAM maps of a batch.
+        """Computes the Score-CAM maps of a batch, non-negative.
+
+        Other arguments, the result's form and errors are those of `MultiLayerSISE.attribute`.
 
         Args:
-            inputs: Tensor (N, C, \*spatial) or a tuple of them, masked together.
-            baselines: What masked-out pixels become; None means 0.
-            target: The class, in any form that Captum takes.
-            additional_forward_args: As in Captum.
-            perturbations_per_eval: Forward rows per batch; found by default.
-            show_progress: Show a bar over forward rows.
-            attribute_to_layer_input: Use the layer's input in place of its output.
-            score: As in `MultiLayerSISE`; ``"identity"`` is the paper's.
+            score: Ψ; the default is the paper's.
             align_corners: How masks are up-sampled; False is the authors' code.
-            autocast_dtype: Run the scoring passes under autocast.
-
-        Returns:
-            Attributions of the inputs' shape, dtype and device, non-negative, equal in all
-            channels.
-
-        Raises:
-            ValueError: As in `MultiLayerSISE.attribute`.
         """
 
         def explain(batch: Batch) -> list[list[Maps]]:
