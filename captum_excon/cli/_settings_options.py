@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic.fields import FieldInfo
 
 from captum_excon._messages import one_line
-from captum_excon._settings import Settings
+from captum_excon._settings import Settings, validated
 from captum_excon._settings_help import (
     allowed,
     default_text,
@@ -20,6 +21,8 @@ from captum_excon._settings_help import (
     is_flag,
 )
 from captum_excon.errors import UserError
+
+S = TypeVar("S", bound=Settings)
 
 
 def with_options(cls: type[Settings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -51,6 +54,22 @@ def with_options(cls: type[Settings]) -> Callable[[Callable[..., None]], Callabl
         return wrapped
 
     return decorate
+
+
+def checked(cls: type[S], given: Mapping[str, Any]) -> S:
+    """Builds the settings of a command.
+
+    Raises:
+        UserError: A value is wrong; the message names the option.
+    """
+    try:
+        return validated(cls, given)
+    except UserError as error:
+        name = re.match(r"\w*", str(error))[0]  # type: ignore[index]
+        if name not in cls.model_fields:
+            raise
+        flag = flags(name, cls.model_fields[name])[0]
+        raise UserError(str(error).replace(name, flag, 1)) from error
 
 
 # Keeps a setting such as ``config`` apart from the command's own parameters.

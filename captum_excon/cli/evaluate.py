@@ -8,16 +8,53 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from pydantic import ConfigDict
 
-from captum_excon._settings import validated
-from captum_excon.cli._settings_options import with_options
+from captum_excon._settings import option
+from captum_excon.cli._settings_options import checked, with_options
 from captum_excon.cli.console import Json, Quiet, Traceback, one_line_errors, training_module
-from captum_excon.training.settings import EvaluationSettings
-
-WHAT, MACHINE, OUTPUT = "What to evaluate", "Where to compute", "Output"
+from captum_excon.training.settings import EvaluationSettings, Positive
 
 
-@with_options(EvaluationSettings)
+class _What(EvaluationSettings):
+    """What `EvaluationSettings` measures."""
+
+    model_config = ConfigDict(title="What to evaluate")
+
+    data: str | None = option("--data", metavar="DIR or NAME")
+    """Where the data are now. By default where training found them."""
+    corrupted: str | None = option("--corrupted", metavar="DIR")
+    """Also measure on the files of CIFAR-100-C or Tiny-ImageNet-C."""
+    explainers: list[str] | None = option("--explainers", metavar="NAMES")
+    """Explainers whose Drop and Increase are measured, separated by commas. By default the
+    training's explainer and integrated-gradients, which training did not use. Random maps are
+    always measured beside them."""
+
+
+class _Machine(_What):
+    """Where to measure."""
+
+    model_config = ConfigDict(title="Where to compute")
+
+    device: str = option("--device", default="auto", metavar="auto|cpu|cuda")
+    """auto: a GPU if there is one."""
+    batch_size: Positive | None = None
+    """Images in a batch. By default as in training."""
+    num_workers: int | None = option("--workers", ge=0)
+    """Processes that read images. By default as in training."""
+
+
+class EvaluateOptions(_Machine):
+    """All of ``evaluate``."""
+
+    model_config = ConfigDict(title="Output")
+
+    out: str | None = option("--out", "-o", metavar="DIR")
+    """Folder for evaluation.json, evaluation.csv, evaluation.md and the plots. By default
+    evaluation/ beside the checkpoint."""
+
+
+@with_options(EvaluateOptions)
 def evaluate(
     given: dict[str, Any],
     checkpoint: Annotated[
@@ -27,64 +64,6 @@ def evaluate(
             help="best.ckpt or last.ckpt of a run, or the folder of the run, for both.",
         ),
     ],
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR or NAME",
-            rich_help_panel=WHAT,
-            help="Where the data are now. By default where training found them.",
-        ),
-    ] = None,
-    corrupted: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            rich_help_panel=WHAT,
-            help="Also measure on the files of CIFAR-100-C or Tiny-ImageNet-C.",
-        ),
-    ] = None,
-    explainers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            rich_help_panel=WHAT,
-            help="Explainers whose Drop and Increase are measured, separated by commas. By default "
-            "the training's explainer and integrated-gradients, which training did not use. Random "
-            "maps are always measured beside them.",
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cpu|cuda", rich_help_panel=MACHINE, help="auto: a GPU if there is one."
-        ),
-    ] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, rich_help_panel=MACHINE, help="Images in a batch. By default as in training."
-        ),
-    ] = None,
-    num_workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=0,
-            rich_help_panel=MACHINE,
-            help="Processes that read images. By default as in training.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="DIR",
-            rich_help_panel=OUTPUT,
-            help="Folder for evaluation.json, evaluation.csv, evaluation.md and the plots. By "
-            "default evaluation/ beside the checkpoint.",
-        ),
-    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
@@ -97,25 +76,22 @@ def evaluate(
     --out.
     """
     with one_line_errors(traceback) as say:
-        settings = validated(EvaluationSettings, given)
+        options = checked(EvaluateOptions, given)
+        settings = EvaluationSettings(
+            **options.model_dump(include={*EvaluationSettings.model_fields})
+        )
         runner = training_module("evaluation.runs")
         report = runner.evaluate_run(
             checkpoint,
-            out,
-            data=data,
-            explainers=None if explainers is None else _names(explainers),
+            Path(options.out) if options.out else None,
             settings=settings,
-            corrupted=corrupted,
-            device=device,
-            batch_size=batch_size,
-            num_workers=num_workers,
+            corrupted=Path(options.corrupted) if options.corrupted else None,
+            **options.model_dump(
+                include={"data", "explainers", "device", "batch_size", "num_workers"}
+            ),
             progress=sys.stderr.isatty() and not quiet,
         )
         if as_json:
             say(json.dumps(report, indent=2))
         elif not quiet:
             say(runner.as_markdown(report["checkpoints"]).rstrip())
-
-
-def _names(text: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))

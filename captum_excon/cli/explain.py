@@ -10,20 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm import tqdm
 
-from captum_excon._messages import close_names, one_line
-from captum_excon.cli._options import (
-    Grayscale,
-    Layers,
-    ModelName,
-    Size,
-    Tokens,
-    Weights,
-    numbers,
-    size_pair,
-)
+from captum_excon._messages import one_line
+from captum_excon.cli._options import ExplainSettings
 from captum_excon.cli._report import image_facts, image_text, model_facts, model_text
+from captum_excon.cli._settings_options import checked, with_options
 from captum_excon.cli.console import Json, Quiet, Traceback, complain, note, one_line_errors
-from captum_excon.cli.outputs import Style, write_arrays, write_figure
+from captum_excon.cli.outputs import write_arrays, write_figure
 from captum_excon.cli.sources import Source, find_sources
 from captum_excon.errors import UserError
 
@@ -35,12 +27,12 @@ ALL = ["integrated-grad-cam", "multi-layer-sise", "adaptive-hybrid-cam"]
 
 # Options for some methods only, and the keywords of `attribute` that they become.
 METHOD_OPTIONS = {
-    "--threshold": ["threshold"],
-    "--n-steps": ["n_steps"],
-    "--n-masks": ["n_masks"],
-    "--layer-maps": ["return_layer_maps"],
-    "--batch-size": ["perturbations_per_eval", "internal_batch_size"],
-    "--autocast": ["autocast_dtype"],
+    "threshold": ["threshold"],
+    "n_steps": ["n_steps"],
+    "n_masks": ["n_masks"],
+    "layer_maps": ["return_layer_maps"],
+    "batch_size": ["perturbations_per_eval", "internal_batch_size"],
+    "autocast": ["autocast_dtype"],
 }
 
 EPILOG = """\b
@@ -59,7 +51,9 @@ Exit status: 0 if every image was explained, 2 if one or all could not be (one l
 standard error for each says why), 130 after Ctrl-C."""
 
 
+@with_options(ExplainSettings)
 def explain(
+    given: dict[str, Any],
     images: Annotated[
         list[str] | None,
         typer.Argument(
@@ -92,134 +86,6 @@ def explain(
             "Given several times: a row for each class.",
         ),
     ] = ["auto"],  # noqa: B006 (typer copies it)
-    layers: Layers = "auto",
-    model: ModelName = "demo",
-    weights: Weights = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", rich_help_panel="The model", help="Names of the classes, one a line."
-        ),
-    ] = None,
-    size: Size = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBERS",
-            rich_help_panel="The model",
-            help="Subtracted from the channels, which are in [0, 1]: 0.485,0.456,0.406, or one "
-            "number for all. By default what the weights prescribe; 0 for your own.",
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBERS",
-            rich_help_panel="The model",
-            help="The channels are then divided by it; 1 for your own.",
-        ),
-    ] = None,
-    grayscale: Grayscale = False,
-    tokens: Tokens = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            rich_help_panel="Method options",
-            help="multi-layer-sise: the paper's µ; higher is faster and coarser. Default 0.",
-        ),
-    ] = None,
-    n_steps: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            rich_help_panel="Method options",
-            help="integrated-grad-cam: points of the path from black to the image. Default 50.",
-        ),
-    ] = None,
-    n_masks: Annotated[
-        int | None,
-        typer.Option(
-            min=1, rich_help_panel="Method options", help="rise: random masks. Default 4000."
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cpu|cuda|mps",
-            rich_help_panel="Speed",
-            help="auto: a GPU if there is one. Also cuda:1 and so on.",
-        ),
-    ] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            rich_help_panel="Speed",
-            help="Masked images per forward pass. By default found; no result depends on it.",
-        ),
-    ] = None,
-    autocast: Annotated[
-        str | None,
-        typer.Option(
-            metavar="bfloat16|float16",
-            rich_help_panel="Speed",
-            help="Precision of the masked forward passes, for speed at nearly equal maps.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="PATH",
-            rich_help_panel="Output",
-            help="The figure, a name that ends in .png; or a folder, made if needed, for one "
-            "figure named after each image. Default: explanation.png, and explanations/ for "
-            "several images. Existing figures are replaced, images never.",
-        ),
-    ] = None,
-    layer_maps: Annotated[
-        bool,
-        typer.Option(
-            "--layer-maps",
-            rich_help_panel="Output",
-            help="Also draw (and save) the map of each layer, for the SISE methods.",
-        ),
-    ] = False,
-    save_npz: Annotated[
-        bool,
-        typer.Option(
-            "--save-npz",
-            rich_help_panel="Output",
-            help="Write the maps beside each figure, as float32 arrays in a .npz file of its name.",
-        ),
-    ] = False,
-    height: Annotated[
-        int,
-        typer.Option(
-            min=16,
-            rich_help_panel="Output",
-            help="Height of each picture in the figure, in pixels.",
-        ),
-    ] = 288,
-    cmap: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            rich_help_panel="Output",
-            help="Colour map, by matplotlib's name: inferno, viridis, jet and so on.",
-        ),
-    ] = "inferno",
-    alpha: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            rich_help_panel="Output",
-            help="Opacity of the map: 0 shows the photograph alone, 1 the map alone.",
-        ),
-    ] = 0.6,
     as_json: Json = False,
     quiet: Quiet = False,
     traceback: Traceback = False,
@@ -229,16 +95,9 @@ def explain(
     The whole photograph is drawn; what the network does not see of it is pale. Also prints the five
     most probable classes, the layers, and what each method cost.
     """
-    given = {
-        "--threshold": threshold,
-        "--n-steps": n_steps,
-        "--n-masks": n_masks,
-        "--layer-maps": layer_maps or None,
-        "--batch-size": batch_size,
-        "--autocast": autocast,
-    }
     with one_line_errors(traceback) as say:
-        sources, problems = find_sources(images or [], out)
+        settings = checked(ExplainSettings, given)
+        sources, problems = find_sources(images or [], Path(settings.out) if settings.out else None)
         failed = [{"image": name, "message": message} for name, message in problems]
         for name, message in problems:
             complain("error", f"{name}: {message}")
@@ -246,29 +105,24 @@ def explain(
             raise typer.Exit(2)
         talk = not (as_json or quiet)
         if talk:
-            note(f"loading {model} ...")
+            note(f"loading {settings.model} ...")
         # Imported now: torch takes seconds.
         from captum_excon.cli._job import Job
         from captum_excon.models import load_model
         from captum_excon.models.named_layers import reshape_for
 
-        style = Style(height, _checked_cmap(cmap), alpha)
         methods = _chosen_methods(method)
-        options = _method_options(methods, given)
+        options = _method_options(methods, settings)
         network = load_model(
-            model,
-            device=device,
-            weights=weights,
-            labels=labels,
-            size=size_pair("--size", size),
-            mean=numbers("--mean", mean),
-            std=numbers("--std", std),
-            grayscale=grayscale,
+            settings.model,
+            **settings.model_dump(
+                include={"device", "weights", "labels", "size", "mean", "std", "grayscale"}
+            ),
         )
         if not network.trained:
-            complain("warning", f"{model} has random weights, so its maps mean nothing")
-        reshape = reshape_for(size_pair("--tokens", tokens))
-        job = Job(network, methods, layers, target, options, reshape)
+            complain("warning", f"{settings.model} has random weights, so its maps mean nothing")
+        reshape = reshape_for(settings.tokens)
+        job = Job(network, methods, settings.layers, target, options, reshape)
         facts = model_facts(job)
         if talk:
             say(model_text(facts))
@@ -277,7 +131,7 @@ def explain(
         done = []
         for source in tqdm(sources, unit="image", disable=not watched or len(sources) == 1):
             try:
-                done.append(_one(source, job, style, save_npz))
+                done.append(_one(source, job, settings))
             except Exception as error:
                 if traceback:
                     raise
@@ -308,42 +162,28 @@ def _chosen_methods(given: list[str]) -> list[Method]:
     return list({m.name: m for m in (find_method(name, ["all"]) for name in chosen)}.values())
 
 
-def _checked_cmap(name: str) -> str:
-    from matplotlib import colormaps
-
-    if name not in colormaps:
-        raise UserError(
-            f"--cmap: matplotlib has no colour map {name!r}{close_names(name, colormaps)}"
-        )
-    return name
-
-
-def _method_options(methods: list[Method], given: dict[str, Any]) -> dict[str, Any]:
+def _method_options(methods: list[Method], settings: ExplainSettings) -> dict[str, Any]:
     """Returns keywords for `attribute`; an option that no chosen method has is an error."""
     import torch
 
-    dtypes = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if given["--autocast"] not in dtypes:
-        raise UserError(
-            f"--autocast must be bfloat16 or float16, but found {given['--autocast']!r}"
-        )
-    given = {**given, "--autocast": dtypes[given["--autocast"]]}
     keywords: dict[str, Any] = {}
-    for option, value in given.items():
-        if value is None:
+    for option, names in METHOD_OPTIONS.items():
+        value = getattr(settings, option)
+        if value is None or value is False:
             continue
-        names = METHOD_OPTIONS[option]
         if not any(method.accepts(name) for method in methods for name in names):
-            raise UserError(f"{option} is no option of {', '.join(m.name for m in methods)}")
+            flag = f"--{option.replace('_', '-')}"
+            raise UserError(f"{flag} is no option of {', '.join(m.name for m in methods)}")
+        value = getattr(torch, value) if option == "autocast" else value
         keywords.update(dict.fromkeys(names, value))
     return keywords
 
 
-def _one(source: Source, job: Job, style: Style, save_npz: bool) -> dict[str, Any]:
+def _one(source: Source, job: Job, settings: ExplainSettings) -> dict[str, Any]:
     """Explains one image, writes its figure and arrays, and returns the facts about it."""
     result = job.explain(source.read())
-    write_figure(source.figure, job, result, style)
-    arrays = source.figure.with_suffix(".npz") if save_npz else None
+    write_figure(source.figure, job, result, settings)
+    arrays = source.figure.with_suffix(".npz") if settings.save_npz else None
     if arrays is not None:
         write_arrays(arrays, source.name, job, result)
     return image_facts(source.name, source.figure, arrays, job, result)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
-from captum_excon.cli._options import Grayscale, Layers, ModelName, Size, Tokens, size_pair
+from captum_excon.cli._options import LayersSettings
 from captum_excon.cli._report import layer_facts, table
+from captum_excon.cli._settings_options import checked, with_options
 from captum_excon.cli.console import Json, Traceback, note, one_line_errors
 
 
+@with_options(LayersSettings)
 def show_layers(
-    model: ModelName = "demo",
-    size: Size = None,
-    layers: Layers = "auto",
-    grayscale: Grayscale = False,
-    tokens: Tokens = None,
+    given: dict[str, Any],
     as_json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -24,19 +23,19 @@ def show_layers(
     --layers, and of the methods' layers= in Python.
     """
     with one_line_errors(traceback) as say:
+        settings = checked(LayersSettings, given)
         if not as_json:
-            note(f"loading {model} ...")
+            note(f"loading {settings.model} ...")
         from captum_excon.models import load_model
         from captum_excon.models.named_layers import choose_layers, reshape_for
 
         network = load_model(
-            model, size=size_pair("--size", size), grayscale=grayscale, pretrained=False
+            settings.model, size=settings.size, grayscale=settings.grayscale, pretrained=False
         )
-        reshape = reshape_for(size_pair("--tokens", tokens))
-        chosen = choose_layers(network, layers, reshape)
+        chosen = choose_layers(network, settings.layers, reshape_for(settings.tokens))
         rows = [layer_facts(layer) for layer in chosen]
         if as_json:
-            say(json.dumps({"model": model, "layers": rows}, indent=2))
+            say(json.dumps({"model": settings.model, "layers": rows}, indent=2))
         else:
             for row in rows:
                 row["size"] = "x".join(map(str, row["size"]))

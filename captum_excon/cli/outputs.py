@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from captum_excon.cli._job import Explained, Job
+    from captum_excon.cli._options import FigureOptions
 
 
-@dataclass(frozen=True)
-class Style:
-    """How maps are drawn: the height of the photographs, the colour map and its opacity."""
-
-    height: int = 288
-    cmap: str = "inferno"
-    alpha: float = 0.6
-
-
-def write_figure(path: Path, job: Job, result: Explained, style: Style) -> None:
+def write_figure(path: Path, job: Job, result: Explained, style: FigureOptions) -> None:
     """Draws the photograph beside the maps, a row for each class, and below them the layers'."""
     from captum_excon.visualization import grid, overlay, save_png
 
