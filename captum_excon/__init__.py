@@ -15,9 +15,12 @@ if TYPE_CHECKING:
         SISE,
         AdaptiveHybridCAM,
         AdaSISE,
+        FusedGradCAM,
+        FusedGroupCAM,
         IntegratedGradCAM,
         MultiLayerSISE,
         ScoreCAM,
+        fuse_layers,
     )
     from captum_excon.layers import SelectedLayer, select_layers, tokens_to_map
     from captum_excon.models import load_image, load_model
@@ -28,12 +31,15 @@ __all__ = [
     "SISE",
     "AdaSISE",
     "AdaptiveHybridCAM",
+    "FusedGradCAM",
+    "FusedGroupCAM",
     "IntegratedGradCAM",
     "MultiLayerSISE",
     "ScoreCAM",
     "SelectedLayer",
     "__version__",
     "callable_targets",
+    "fuse_layers",
     "load_image",
     "load_model",
     "select_layers",

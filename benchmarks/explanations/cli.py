@@ -42,7 +42,7 @@ ConfigName = Annotated[
         "--config",
         "-c",
         metavar="NAME or FILE",
-        help="quick, grid, boxes, paper or full, or a YAML file. By default that of the run.",
+        help="quick, grid, boxes, fused, paper, full, or a YAML file. By default that of the run.",
     ),
 ]
 Settings = Annotated[

@@ -29,9 +29,9 @@ def test_every_configuration_reads(name):
     assert {"random", "ground-truth", "fake-cam"} <= {c.label for c in config.explainers}
 
 
-def test_there_are_five_configurations():
+def test_there_are_six_configurations():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
-        *("quick", "grid", "boxes", "paper", "full")
+        *("quick", "grid", "boxes", "fused", "paper", "full")
     }
 
 

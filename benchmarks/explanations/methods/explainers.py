@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from captum.attr import GradientAttribution
+from captum.attr import GradientAttribution, LayerAttribution
 from torch import Tensor, nn
 
 from benchmarks.explanations.config import Choice
 from benchmarks.explanations.methods import controls
 from captum_excon._messages import close_names
 from captum_excon._methods import Method, find_method, takes
+from captum_excon.attr.fusion import gaussian
 from captum_excon.errors import UserError
 from captum_excon.layers import SelectedLayer
 
@@ -74,8 +75,10 @@ class Explainer:
 
     Args:
         choice: Of a config. Its options are those of the constructor and of `attribute`, by their
-            names there; ``baselines`` is ``zero`` or ``black``. The control ``other-image`` has
-            ``of``, the explainer whose map of another image it is, and that one's ``options``.
+            names there; ``baselines`` is ``zero`` or ``black``. ``smooth`` is σ of a Gaussian over
+            the enlarged map, in cells of the deepest layer, for methods that have no such option
+            too. The control ``other-image`` has ``of``, the explainer whose map of another image it
+            is, and that one's ``options``.
 
     Attributes:
         choice: As given.
@@ -100,7 +103,7 @@ class Explainer:
             self._inner = _inner(choice)
         elif not self.control:
             self._method = find_method(choice.name, CONTROLS)
-            known = self._method.constructor_options | self._method.call_options
+            known = self._method.constructor_options | self._method.call_options | {"smooth"}
         _check_options(choice, known)
 
     def layers(self, setting: Setting) -> list[SelectedLayer]:
@@ -157,6 +160,10 @@ class Explainer:
         # Captum warns where it has to ask for gradients itself.
         image.requires_grad_(issubclass(method.attribution, GradientAttribution))
         maps: Tensor = attribution.attribute(image, target=case.target, **keywords)
+        if options.get("smooth") and "smooth" not in keywords:
+            summed = maps.detach().float().sum(1, keepdim=True)
+            enlarged = LayerAttribution.interpolate(summed, case.image.shape[2:], "bilinear")
+            maps = gaussian(enlarged, options["smooth"], setting.layers[-1].size)
         return maps
 
 

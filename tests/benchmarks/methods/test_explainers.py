@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 import torch
+from captum.attr import LayerAttribution
 from helpers.tiny_runs import planned, tiny_config
 
 from benchmarks.explanations.config import Choice
@@ -11,6 +12,7 @@ from benchmarks.explanations.stages.explain import make_setting
 from benchmarks.explanations.stages.model import open_model
 from benchmarks.explanations.stages.plan import open_run, read_plan
 from captum_excon._methods import method_names
+from captum_excon.attr.fusion import gaussian
 from captum_excon.errors import UserError
 
 OPTIONS = {
@@ -131,3 +133,17 @@ def test_wrong_names_and_options_say_what_is_right(choice, message):
 def test_ground_truth_needs_annotation(setting):
     with pytest.raises(ValueError, match="no ground truth"):
         explainer("ground-truth").explain(setting.case(0)._replace(mask=None), setting)
+
+
+def test_smooth_is_an_option_of_every_method_in_cells_of_the_deepest_layer(setting):
+    case = setting.case(0)
+    raw = explainer("captum:layer-grad-cam").explain(case, setting)
+    smoothed = explainer("captum:layer-grad-cam", smooth=0.25).explain(case, setting)
+    size = case.image.shape[2:]
+    enlarged = LayerAttribution.interpolate(raw[None], size, "bilinear")
+    expected = gaussian(enlarged, 0.25, setting.layers[-1].size)[0]
+    torch.testing.assert_close(smoothed, expected)
+    assert not torch.allclose(smoothed, enlarged[0])
+    # A method's own option is used once.
+    own = explainer("fused-grad-cam", smooth=0.0).explain(case, setting)
+    assert not torch.allclose(own, explainer("fused-grad-cam").explain(case, setting))
