@@ -5,9 +5,7 @@ torch and what needs it are imported inside functions, so that ``--help`` answer
 
 from __future__ import annotations
 
-import io
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +15,7 @@ from captum_excon.cli.console import complain, one_line_errors
 from captum_excon.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmarks.explanations.config import Config
+    from benchmarks.explanations.configs.settings import Config
     from benchmarks.explanations.stages.common import Outcome
     from benchmarks.explanations.stages.plan import OpenRun, Plan
     from benchmarks.explanations.stages.progress_mode import ProgressMode
@@ -229,22 +227,21 @@ def compare_command(
     with one_line_errors(traceback) as say:
         from benchmarks.explanations.analysis.compare import compare
 
-        with redirect_stdout(io.StringIO()) as text:
-            status = compare(old, new)
-        say(text.getvalue().rstrip())
-        _leave(status)
+        found = compare(old, new)
+        say(str(found))
+        _leave(len(found.losses))
 
 
 @app.command("settings")
 def settings_command() -> None:
     """Lists all settings, their values, defaults and meaning, as Markdown."""
-    from benchmarks.explanations.config import settings_tables
+    from benchmarks.explanations.configs.settings import settings_tables
 
     typer.echo(settings_tables())
 
 
 def _config(folder: Path, name: str | None, settings: list[str]) -> Config:
-    from benchmarks.explanations.config import load_config
+    from benchmarks.explanations.configs.settings import load_config
     from captum_excon._settings import parse_assignments
 
     path: str | Path = folder / "config.yaml" if name is None else name

@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from benchmarks.explanations.config import (
+from benchmarks.explanations.configs.settings import (
     CONFIGS,
     Config,
     GridData,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.explanations.config import load_config
-from benchmarks.explanations.report.layout import number
+from benchmarks.explanations.analysis.names import number
+from benchmarks.explanations.configs.settings import load_config
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 RUNS = sorted((RESULTS / "explanations").iterdir())

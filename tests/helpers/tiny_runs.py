@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.explanations.config import Config
+from benchmarks.explanations.configs.settings import Config
 from benchmarks.explanations.stages import common
 from benchmarks.explanations.stages.common import Shard
 from benchmarks.explanations.stages.explain import explain

@@ -1,22 +1,18 @@
-"""What metrics and explainers are called, and in which table they stand."""
+"""Names of metrics and explainers, the tables they belong to, and how numbers are printed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from typing import NamedTuple
 
 TRUTH = "ground-truth"
 OTHER_IMAGE = "other-image"
 RANDOM = "random"
+NONE = "–"
 
 
-@dataclass(frozen=True)
-class Family:
-    """Metrics that stand in one table.
-
-    Attributes:
-        title: Of the table.
-        metrics: For each metric's name its heading and its definition in a few words.
-    """
+class Family(NamedTuple):
+    """Metrics of one table: its title, and each metric's heading and short definition."""
 
     title: str
     metrics: dict[str, tuple[str, str]]
@@ -54,8 +50,8 @@ FAMILIES = (
             "abpc": ("ABPC", "area between the least- and the most-relevant-first curves"),
         },
     ),
+    Family("Other metrics", {}),
 )
-OTHER = Family("Other metrics", {})
 
 
 def family(metric: str) -> Family:
@@ -79,7 +75,7 @@ def heading(metric: str) -> str:
 
 
 def definition(metric: str) -> str | None:
-    """A metric in a few words, where there is one."""
+    """A metric in a few words, where they are known."""
     found, name = _known(metric)
     return None if name is None else found.metrics[name][1]
 
@@ -87,19 +83,24 @@ def definition(metric: str) -> str | None:
 def order(metric: str) -> tuple[int, int, str]:
     """Sorts metrics as the families list them."""
     found, name = _known(metric)
-    place = FAMILIES.index(found) if found in FAMILIES else len(FAMILIES)
-    return place, list(found.metrics).index(name) if name else 0, metric
-
-
-def is_truth(explainer: str) -> bool:
-    """Whether an explainer is the annotation itself, which nothing should beat."""
-    return explainer == TRUTH
+    return FAMILIES.index(found), list(found.metrics).index(name) if name else 0, metric
 
 
 def _known(metric: str) -> tuple[Family, str | None]:
     for candidate in FAMILIES:
         for name in sorted(candidate.metrics, key=len, reverse=True):
-            rest = metric[len(name) :]
-            if metric.startswith(name) and not rest[:1].isalnum():
+            if metric.startswith(name) and not metric[len(name) :][:1].isalnum():
                 return candidate, name
-    return OTHER, None
+    return FAMILIES[-1], None
+
+
+def number(value: float) -> str:
+    """Formats with three decimals, or with four digits where that says more.
+
+    Example:
+        >>> number(0.12345), number(-12.3456), number(0.0), number(1.5e-5), number(float("nan"))
+        ('0.123', '-12.35', '0.000', '1.5e-05', '–')
+    """
+    if not math.isfinite(value):
+        return NONE
+    return f"{value:.4g}" if value and not 1e-3 <= abs(value) < 10 else f"{value:.3f}"

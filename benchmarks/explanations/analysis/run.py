@@ -16,33 +16,11 @@ from captum_excon._messages import one_line
 from captum_excon.errors import UserError
 
 SUBJECT = ("dataset", "split", "model", "weights")
-_FIELDS = {
-    "stage": "",
-    "item": -1,
-    "source": "",
-    "image": None,
-    "class": None,
-    "class_name": None,
-    "control": False,
-    "label": None,
-    "explainer": "",
-    "layers": None,
-    "metric": None,
-    "value": float("nan"),
-    "direction": "higher",
-    "status": "ok",
-    "message": None,
-    "seed": 0,
-    "config": "",
-    "curve": None,
-    "fractions": None,
-    "seconds": float("nan"),
-    "forward_rows": float("nan"),
-    "backward_rows": float("nan"),
-    "peak_mib": float("nan"),
-    "versions": None,
-    **dict.fromkeys(SUBJECT, ""),
-}
+_FIELDS = (
+    *("stage", "item", "source", "image", "class", "class_name", "control", "label", "explainer"),
+    *("layers", "metric", "value", "direction", "status", "message", "seed", "config", "curve"),
+    *("fractions", "seconds", "forward_rows", "backward_rows", "peak_mib", "versions", *SUBJECT),
+)
 
 
 @dataclass(frozen=True)
@@ -96,8 +74,7 @@ def load_run(folder: Path) -> Run:
     if planned:
         wanted = set(planned)
         found = [r for r in found if (r["config"], r["explainer"], r["metric"]) in wanted]
-    rows = [{field: record.get(field, none) for field, none in _FIELDS.items()} for record in found]
-    records = pd.DataFrame(rows, columns=list(_FIELDS))
+    records = pd.DataFrame(found, columns=list(_FIELDS))
     scores = records[records["stage"] == "score"].reset_index(drop=True)
     explained = records[records["stage"] == "explain"].reset_index(drop=True)
     if scores.empty:
@@ -107,7 +84,8 @@ def load_run(folder: Path) -> Run:
     return Run(
         folder,
         scores.assign(
-            value=scores["value"].astype(float), image=scores["image"].fillna(scores["source"])
+            value=scores["value"].astype(float),
+            image=scores["image"].astype(object).where(scores["image"].notna(), scores["source"]),
         ),
         explained,
         len(plan["items"]),

@@ -2,8 +2,8 @@
 
 Values are always paired by image: two explainers are compared on the images that both have a
 value for. Intervals are bootstrap intervals over images, tests are sign-flip permutation tests, and
-the p values of a family of pairs are corrected by Holm's or by the Benjamini-Hochberg procedure.
-The larger the family, the more sign patterns are drawn where they decide.
+Holm's procedure corrects the p values of a family of pairs. The larger the family, the more sign
+patterns are drawn where they decide.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -29,13 +31,9 @@ BATCH = 2**22
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over images with its bootstrap interval.
+    """A mean over the ``count`` images with a value, and its bootstrap interval.
 
-    Attributes:
-        mean: Over the images with a value; NaN if there is none.
-        low: Lower end; NaN with fewer than two values.
-        high: Upper end.
-        count: Images with a value.
+    Without values the mean is NaN, with fewer than two the interval.
     """
 
     mean: float
@@ -44,14 +42,13 @@ class Interval:
     count: int
 
 
-@dataclass(frozen=True)
-class Pair:
-    """The paired difference ``first - second``.
+class Pair(NamedTuple):
+    """The paired difference ``first - second`` of two explainers over the images of both.
 
     Attributes:
         first: An explainer.
         second: Another one.
-        difference: Mean difference and its bootstrap interval over the images of both.
+        difference: Its mean and bootstrap interval.
         p: Of the two-sided sign-flip permutation test, corrected for the family.
     """
 
@@ -66,13 +63,12 @@ class Pair:
         return self.p < ALPHA and (self.difference.low > 0 or self.difference.high < 0)
 
 
-def mean_interval(values: Values, *, seed: int = 0, confidence: float = 0.95) -> Interval:
-    """The mean of finite values with a bootstrap interval (BCa; percentile where BCa fails).
+def mean_interval(values: Values, *, seed: int = 0) -> Interval:
+    """The mean of finite values with a 95 % bootstrap interval (BCa; percentile where BCa fails).
 
     Args:
-        values: One value an image, NaN where there is none, (N,).
+        values: One value per image, NaN where there is none, (N,).
         seed: Of the resampling.
-        confidence: In (0, 1).
     """
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
@@ -82,7 +78,7 @@ def mean_interval(values: Values, *, seed: int = 0, confidence: float = 0.95) ->
         return Interval(mean, np.nan, np.nan, len(finite))
     if np.ptp(finite) == 0:
         return Interval(mean, mean, mean, len(finite))
-    ends = None
+    ends = (np.nan, np.nan)
     for method in ("BCa", "percentile"):
         with np.errstate(all="ignore"), warnings.catch_warnings():
             # Differences that are constant up to rounding have no BCa interval: hence the second.
@@ -93,14 +89,13 @@ def mean_interval(values: Values, *, seed: int = 0, confidence: float = 0.95) ->
                 vectorized=True,
                 n_resamples=RESAMPLES,
                 batch=max(1, BATCH // len(finite)),
-                confidence_level=confidence,
+                confidence_level=0.95,
                 method=method,
                 rng=np.random.default_rng(seed),
             ).confidence_interval
-        if np.isfinite(ends.low) and np.isfinite(ends.high):
+        if np.isfinite(ends).all():
             break
-    assert ends is not None
-    return Interval(mean, float(ends.low), float(ends.high), len(finite))
+    return Interval(mean, float(ends[0]), float(ends[1]), len(finite))
 
 
 def paired_p(differences: Values, *, seed: int = 0) -> float:
@@ -135,11 +130,11 @@ def family_p(differences: Sequence[Values], *, seed: int = 0) -> Values:
     them a p value is always the second sample's, and above it never less than the first's.
 
     Args:
-        differences: For each test one value an image, NaN where there is none, (N,).
+        differences: For each test one value per image, NaN where there is none, (N,).
         seed: Of the resampling.
 
     Returns:
-        One p value a test, NaN where there is no value.
+        One p value per test, NaN where there is no value.
     """
     p = np.array([paired_p(d, seed=seed) for d in differences])
     resamples = math.ceil(40 * np.isfinite(p).sum() / ALPHA)
@@ -176,65 +171,40 @@ def compare_pairs(
     values: Mapping[str, Values],
     pairs: Sequence[tuple[str, str]] | None = None,
     *,
-    correction: str = "holm",
     seed: int = 0,
 ) -> list[Pair]:
     """Compares explainers pair by pair on the images they share.
 
     Args:
-        values: For each explainer one value an image, in the same order of images, (N,).
+        values: For each explainer one value per image, in the same order of images, (N,).
         pairs: Which to compare; all by default. They are one family for the correction.
-        correction: ``"holm"`` or ``"bh"`` (Benjamini-Hochberg).
         seed: Of the resampling.
     """
     pairs = list(combinations(values, 2)) if pairs is None else list(pairs)
     differences = [values[a] - values[b] for a, b in pairs]
-    corrected = adjust(family_p(differences, seed=seed), correction)
+    corrected = adjust(family_p(differences, seed=seed))
     return [
         Pair(a, b, mean_interval(d, seed=seed), float(p))
         for (a, b), d, p in zip(pairs, differences, corrected, strict=True)
     ]
 
 
-def adjust(p: Values, correction: str) -> Values:
-    """Corrects p values for many comparisons; NaN stays NaN and does not count.
-
-    Raises:
-        ValueError: An unknown correction.
-    """
-    if correction not in ("holm", "bh"):
-        raise ValueError(f"correction must be 'holm' or 'bh', but found {correction!r}")
+def adjust(p: Values) -> Values:
+    """Corrects p values for many comparisons by Holm; NaN stays NaN and does not count."""
     adjusted = np.array(p, dtype=float)
-    known = np.isfinite(adjusted)
-    count = int(known.sum())
-    if count == 0:
-        return adjusted
-    if correction == "bh":
-        adjusted[known] = stats.false_discovery_control(adjusted[known])
-        return adjusted
-    order = np.argsort(adjusted[known], kind="stable")
-    stepped = np.maximum.accumulate(adjusted[known][order] * np.arange(count, 0, -1))
-    corrected = np.empty(count)
-    corrected[order] = np.minimum(stepped, 1)
-    adjusted[known] = corrected
+    order = np.argsort(adjusted, kind="stable")[: np.isfinite(adjusted).sum()]  # NaN is last
+    stepped = np.maximum.accumulate(adjusted[order] * np.arange(len(order), 0, -1))
+    adjusted[order] = np.minimum(stepped, 1)
     return adjusted
 
 
-def metric_agreement(values: Mapping[str, Values]) -> tuple[list[str], Values]:
+def metric_agreement(values: Mapping[str, Values]) -> pd.DataFrame:
     """Spearman's rank correlation between metrics, over everything that both have values for.
 
     Args:
-        values: For each metric one value a (explainer, image), oriented so that more is better.
+        values: For each metric one value per explainer and image, oriented so that more is better.
 
     Returns:
-        The metrics' names and the (M, M) matrix; NaN where a metric is constant.
+        Metric × metric; NaN where a metric is constant or two values at most are shared.
     """
-    names = list(values)
-    matrix = np.full((len(names), len(names)), np.nan)
-    for i, a in enumerate(names):
-        for j, b in enumerate(names):
-            x, y = values[a], values[b]
-            both = np.isfinite(x) & np.isfinite(y)
-            if both.sum() > 2 and np.ptp(x[both]) > 0 and np.ptp(y[both]) > 0:
-                matrix[i, j] = stats.spearmanr(x[both], y[both]).statistic
-    return names, matrix
+    return pd.DataFrame(values).corr("spearman", min_periods=3)

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 
 from benchmarks.explanations.analysis import names
@@ -25,11 +23,11 @@ from benchmarks.explanations.analysis.statistics import (
     mean_interval,
     metric_agreement,
 )
-from captum_excon.metrics import class_mean
 
 BEST = "best"
 TIED = "tied"
 UNBEATEN = "unbeaten"
+PAIR_COLUMNS = "metric direction best explainer control images difference low high p significant"
 
 
 @dataclass(frozen=True)
@@ -37,17 +35,17 @@ class Analysis:
     """Everything that the report shows, as frames.
 
     Attributes:
-        summary: One row a metric and explainer: ``images`` with a value, ``mean``, ``low``,
+        summary: One row per metric and explainer: ``images`` with a value, ``mean``, ``low``,
             ``high``, the rates ``degenerate``, ``errors`` and ``missing`` over the plan's items,
             and ``mark``: ``best`` (significantly better than every other method, on no fewer
             images than any), ``tied`` (the best mean, or not shown to be worse than it),
             ``unbeaten`` (a control that the best method does not significantly beat), or nothing.
-        pairs: One row a metric and explainer: the best method minus it, paired by image.
-        costs: One row an explainer.
-        seeds: One row a metric and explainer with more than one seed.
+        pairs: One row per metric and explainer: the best method minus it, paired by image.
+        costs: One row per explainer.
+        seeds: One row per metric and explainer with more than one seed.
+        failures: One row per metric, explainer and status other than ``ok``.
+        classes: One row per explainer and kind of pointing game: the mean of the classes' means.
         agreement: Metric × metric, Spearman's rank correlation; None with one metric or method.
-        failures: One row a metric, explainer and status other than ``ok``.
-        classes: One row an explainer and kind of pointing game: the mean of the classes' means.
         controls: The explainers that are controls.
     """
 
@@ -55,9 +53,9 @@ class Analysis:
     pairs: pd.DataFrame
     costs: pd.DataFrame
     seeds: pd.DataFrame
-    agreement: pd.DataFrame | None
     failures: pd.DataFrame
     classes: pd.DataFrame
+    agreement: pd.DataFrame | None
     controls: frozenset[str]
 
     def metrics(self) -> list[str]:
@@ -87,9 +85,9 @@ def analyse(run: Run) -> Analysis:
         pd.concat([pairs for _, pairs in found], ignore_index=True),
         _costs(run),
         _seeds(scores),
-        _agreement(values, directions, run.controls),
         _failures(run),
         _classes(run),
+        _agreement(values, directions, run.controls),
         run.controls,
     )
 
@@ -136,26 +134,12 @@ def _one_metric(
         for name, interval in intervals.items()
     ]
     differences = [
-        {
-            "metric": metric,
-            "direction": direction,
-            "best": pair.first,
-            "explainer": pair.second,
-            "control": pair.second in run.controls,
-            "images": pair.difference.count,
-            "difference": pair.difference.mean,
-            "low": pair.difference.low,
-            "high": pair.difference.high,
-            "p": pair.p,
-            "significant": pair.significant,
-        }
+        (metric, direction, pair.first, pair.second, pair.second in run.controls,
+         pair.difference.count, pair.difference.mean, pair.difference.low, pair.difference.high,
+         pair.p, pair.significant)
         for pair in pairs
-    ]
-    return pd.DataFrame(rows), pd.DataFrame(differences, columns=_PAIR_COLUMNS)
-
-
-_PAIR_COLUMNS = ["metric", "direction", "best", "explainer", "control", "images"]
-_PAIR_COLUMNS += ["difference", "low", "high", "p", "significant"]
+    ]  # fmt: skip
+    return pd.DataFrame(rows), pd.DataFrame(differences, columns=PAIR_COLUMNS.split())
 
 
 def _against(best: str, columns: dict[str, Values], controls: frozenset[str]) -> list[Pair]:
@@ -174,33 +158,29 @@ def _marks(
     beaten = {p.second for p in pairs if p.significant and sign * p.difference.mean > 0}
     unbeaten = [p.second for p in pairs if p.second not in beaten and p.difference.count]
     rivals = [name for name in unbeaten if name not in controls]
-    marks = {n: UNBEATEN for n in unbeaten if n in controls and not names.is_truth(n)}
+    marks = {n: UNBEATEN for n in unbeaten if n in controls and n != names.TRUTH}
     if len(methods) > 1:
         marks |= dict.fromkeys(rivals, TIED) | {best: TIED if rivals else BEST}
     return marks
 
 
 def _costs(run: Run) -> pd.DataFrame:
-    rows = []
-    for explainer, group in run.explained.groupby("explainer"):
-        done = group[group["status"] == "ok"]
-        layers = next((found for found in group["layers"] if isinstance(found, list)), [])
-        rows.append(
-            {
-                "explainer": explainer,
-                "control": explainer in run.controls,
-                "layers": ", ".join(map(str, layers)),
-                "maps": len(done),
-                "errors": int(group["status"].str.startswith("error").sum()),
-                "seconds": done["seconds"].astype(float).median(),
-                "slowest": done["seconds"].astype(float).max(),
-                "forward_rows": done["forward_rows"].astype(float).mean(),
-                "backward_rows": done["backward_rows"].astype(float).mean(),
-                "peak_mib": done["peak_mib"].astype(float).max(),
-            }
-        )
-    columns = "explainer control layers maps errors seconds slowest forward_rows backward_rows"
-    return pd.DataFrame(rows, columns=[*columns.split(), "peak_mib"])
+    costs = ["seconds", "forward_rows", "backward_rows", "peak_mib"]
+    done = run.explained["status"] == "ok"
+    failed = run.explained["status"].str.startswith("error")
+    measured = run.explained[costs].astype(float).where(done)
+    frame = run.explained.assign(**measured, done=done.astype(int), failed=failed.astype(int))
+    return frame.groupby("explainer", as_index=False).agg(
+        control=("explainer", lambda names: names.iloc[0] in run.controls),
+        layers=("layers", lambda found: ", ".join(next(iter(found.dropna()), []))),
+        maps=("done", "sum"),
+        errors=("failed", "sum"),
+        seconds=("seconds", "median"),
+        slowest=("seconds", "max"),
+        forward_rows=("forward_rows", "mean"),
+        backward_rows=("backward_rows", "mean"),
+        peak_mib=("peak_mib", "max"),
+    )
 
 
 def _seeds(scores: pd.DataFrame) -> pd.DataFrame:
@@ -223,8 +203,7 @@ def _agreement(
         ranked[metric] = stats.rankdata(oriented, axis=1, nan_policy="omit").ravel()
     if len(ranked) < 2 or len(methods) < 2:
         return None
-    found, matrix = metric_agreement(ranked)
-    return pd.DataFrame(matrix, index=found, columns=found)
+    return metric_agreement(ranked)
 
 
 def _failures(run: Run) -> pd.DataFrame:
@@ -237,21 +216,8 @@ def _failures(run: Run) -> pd.DataFrame:
 
 
 def _classes(run: Run) -> pd.DataFrame:
-    rows = []
     games = run.scores[run.scores["metric"].str.startswith("pointing-game")]
-    for (metric, explainer), group in games.groupby(["metric", "explainer"]):
-        codes, _ = pd.factorize(group["class"])
-        known = codes >= 0
-        if known.any():
-            hits = torch.from_numpy(group["value"].to_numpy(dtype=np.float32, copy=True)[known])
-            found = class_mean(hits, torch.from_numpy(codes[known].astype(np.int64)))
-            rows.append(
-                {
-                    "metric": metric,
-                    "explainer": explainer,
-                    "control": explainer in run.controls,
-                    "classes": int(found.means.isfinite().sum()),
-                    "mean": float(found.mean),
-                }
-            )
-    return pd.DataFrame(rows, columns=["metric", "explainer", "control", "classes", "mean"])
+    means = games.groupby(["metric", "explainer", "class"])["value"].mean()
+    found = means.groupby(["metric", "explainer"]).agg(classes="count", mean="mean").reset_index()
+    found.insert(2, "control", found["explainer"].isin(run.controls))
+    return found

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from benchmarks.explanations.config import Matching
+from benchmarks.explanations.configs.settings import Matching
 from captum_excon.errors import UserError
 from captum_excon.models import Model
 

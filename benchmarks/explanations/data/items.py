@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from benchmarks.explanations.config import Config, GridData, SyntheticData
+from benchmarks.explanations.configs.settings import Config, GridData, SyntheticData
 from benchmarks.explanations.data.classes import match_classes, readable
 from benchmarks.explanations.data.mosaics import CELLS, cell_mask, mosaic
 from benchmarks.explanations.data.readers import Source, open_source

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks.explanations.config import BoxesData, Config, GridData
+from benchmarks.explanations.configs.settings import BoxesData, Config, GridData
 from benchmarks.explanations.data.classes import UNKNOWN
 from benchmarks.explanations.data.items import Item, Items, PlannedItem, View, Views, normalized
 from benchmarks.explanations.data.mosaics import CELLS, draw_mosaics

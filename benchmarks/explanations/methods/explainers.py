@@ -16,7 +16,7 @@ import torch
 from captum.attr import GradientAttribution, LayerAttribution
 from torch import Tensor, nn
 
-from benchmarks.explanations.config import Choice
+from benchmarks.explanations.configs.settings import Choice
 from benchmarks.explanations.methods import controls
 from captum_excon._messages import close_names
 from captum_excon._methods import Method, find_method, takes

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from benchmarks.explanations.config import Choice
+from benchmarks.explanations.configs.settings import Choice
 from benchmarks.explanations.metrics.quantus_adapter import QuantusMetric
 from captum_excon import metrics as m
 from captum_excon._messages import close_names

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
@@ -13,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
 from benchmarks.explanations.analysis import names
@@ -37,8 +37,7 @@ _LEFT, _MARGIN, _TOP, _BOTTOM = 50, 132, 24, 40
 _LINE = 13
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """One explainer's curve."""
 
     name: str
@@ -46,8 +45,7 @@ class Panel:
     picture: Markup
 
 
-@dataclass(frozen=True)
-class Curves:
+class Curves(NamedTuple):
     """The curves of one metric, one panel per explainer, before the ``shared`` faint ones."""
 
     title: str
@@ -56,31 +54,21 @@ class Curves:
     panels: list[Panel]
 
 
-@dataclass(frozen=True)
-class Scatter:
+class Scatter(NamedTuple):
     """Quality against time for one metric."""
 
     title: str
     picture: Markup
 
 
-@dataclass(frozen=True)
-class Point:
-    """A method in the plot of quality against time."""
+class Point(NamedTuple):
+    """A method in the plot of quality against time, with the interval of its quality."""
 
     name: str
     seconds: float
     mean: float
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Level:
-    """A control, which costs no time."""
-
-    name: str
-    mean: float
 
 
 def curve_panels(scores: pd.DataFrame, controls: frozenset[str]) -> list[Curves]:
@@ -173,7 +161,7 @@ def quality_against_time(found: Analysis) -> list[Scatter]:
             for r in summary.itertuples()
             if not r.control and r.explainer in timed.index
         ]
-        levels = [Level(str(r.explainer), r.mean) for r in summary.itertuples() if r.control]
+        levels = {str(r.explainer): r.mean for r in summary.itertuples() if r.control}
         if points:
             heading, direction = names.heading(metric), summary["direction"].iloc[0]
             title = f"{heading}, {direction} is better"
@@ -181,12 +169,12 @@ def quality_against_time(found: Analysis) -> list[Scatter]:
     return plots
 
 
-def scatter(points: Sequence[Point], levels: Sequence[Level], title: str, key: str) -> Markup:
+def scatter(points: Sequence[Point], levels: Mapping[str, float], title: str, key: str) -> Markup:
     """Draws quality against seconds, which are on a logarithmic scale.
 
     Args:
-        points: Methods, with the interval of their quality.
-        levels: Controls, as lines with their names at the side.
+        points: Methods.
+        levels: The means of controls, which cost no time: lines with their names at the side.
         title: What the quality is.
         key: Unlike that of any other figure of the page.
     """
@@ -199,15 +187,15 @@ def scatter(points: Sequence[Point], levels: Sequence[Level], title: str, key: s
     with drawing(12):
         axes = _time_axes(points, levels, title)
         to_pixels = axes.transData.transform
-        heights = [float(to_pixels((points[0].seconds, level.mean))[1]) for level in levels]
-        for level, height, place in zip(levels, heights, _spread(heights), strict=True):
+        heights = [float(to_pixels((points[0].seconds, mean))[1]) for mean in levels.values()]
+        for control, height, place in zip(levels, heights, _spread(heights), strict=True):
             right = WIDTH - _MARGIN
             xs, ys = [_LEFT, right, right + 8], [height, height, place]
             axes.plot(xs, ys, "--", color=QUIET, alpha=0.6, lw=1, clip_on=False, transform=None)
-            name = axes.text(right + 11, place, printable(level.name), va="center", transform=None)
+            name = axes.text(right + 11, place, printable(control), va="center", transform=None)
             name.set(fontstyle="italic", fontsize=11)
         places = [tuple(map(float, to_pixels((p.seconds, p.mean)))) for p in points]
-        taken = [_Box(x - 5, x + 5, y - 5, y + 5) for x, y in places]
+        taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in places]
         for number, (point, (x, y)) in enumerate(zip(points, places, strict=True)):
             label = _free(taken, x, y, 7 * len(point.name))
             taken.append(label)
@@ -215,10 +203,10 @@ def scatter(points: Sequence[Point], levels: Sequence[Level], title: str, key: s
         return as_markup(axes, key, shown, "plot wide", titles)
 
 
-def _time_axes(points: Sequence[Point], levels: Sequence[Level], title: str) -> Axes:
+def _time_axes(points: Sequence[Point], levels: Mapping[str, float], title: str) -> Axes:
     axes = new_axes((WIDTH, HEIGHT), (_LEFT, _TOP, WIDTH - _MARGIN, HEIGHT - _BOTTOM))
-    heights = [p.mean for p in points] + [level.mean for level in levels]
-    heights += [end for p in points for end in (p.low, p.high) if math.isfinite(end)]
+    heights = [height for p in points for height in p[2:] if math.isfinite(height)]
+    heights += levels.values()
     pad = 0.06 * (max(heights) - min(heights)) or 0.5
     first, last = (math.log10(end([p.seconds for p in points])) for end in (min, max))
     axes.set_xscale("log")
@@ -239,43 +227,32 @@ def _time_axes(points: Sequence[Point], levels: Sequence[Level], title: str) -> 
     return axes
 
 
-def _draw(axes: Axes, point: Point, place: tuple[float, float], label: _Box, gid: str) -> None:
+def _draw(axes: Axes, point: Point, place: tuple[float, float], label: Bbox, gid: str) -> None:
     """Draws a method with its interval, its name, and a line from there if it stands apart."""
     x, y = place
     if math.isfinite(point.low) and math.isfinite(point.high):
         ends = [point.low, point.high]
         axes.plot([point.seconds] * 2, ends, color=ACCENT, alpha=0.6, clip_on=False)
-    middle = (label.bottom + label.top) / 2
+    middle = (label.y0 + label.y1) / 2
     if abs(middle - y) > _LINE / 2:
-        edge = label.left if label.left > x else label.right
+        edge = label.x0 if label.x0 > x else label.x1
         axes.plot([x, edge], [y, middle], color=QUIET, lw=0.75, clip_on=False, transform=None)
     axes.plot([point.seconds], [point.mean], "o", color=ACCENT, ms=8, mew=0, clip_on=False, gid=gid)
     name = printable(point.name)
-    axes.text(label.left, middle, name, color=INK, va="center", transform=None)
+    axes.text(label.x0, middle, name, color=INK, va="center", transform=None)
 
 
-class _Box(NamedTuple):
-    """A rectangle in pixels from the figure's lower left corner."""
-
-    left: float
-    right: float
-    bottom: float
-    top: float
-
-    def meets(self, other: _Box) -> bool:
-        across = self.left < other.right and other.left < self.right
-        return across and self.bottom < other.top and other.bottom < self.top
-
-
-def _free(taken: Sequence[_Box], x: float, y: float, width: float) -> _Box:
+def _free(taken: Sequence[Bbox], x: float, y: float, width: float) -> Bbox:
     """The place for a label nearest to its point where it covers no point and no other label."""
     sides = [s for s in (x + 7, x - 7 - width) if s > 0 and s + width < WIDTH - _MARGIN]
-    sides = sides or [x + 7]
-    offsets = sorted(range(-240, 241, 3), key=abs)
     half = _LINE / 2
-    options = [_Box(s, s + width, y + o - half, y + o + half) for o in offsets for s in sides]
-    inside = [b for b in options if b.bottom >= _BOTTOM and b.top <= HEIGHT - _TOP]
-    return next((box for box in inside if not any(map(box.meets, taken))), inside[0])
+    inside = [
+        Bbox.from_extents(side, y + offset - half, side + width, y + offset + half)
+        for offset in sorted(range(-240, 241, 3), key=abs)
+        for side in sides or [x + 7]
+        if y + offset - half >= _BOTTOM and y + offset + half <= HEIGHT - _TOP
+    ]
+    return next((box for box in inside if not box.count_overlaps(taken)), inside[0])
 
 
 def _spread(places: list[float]) -> list[float]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from tabulate import tabulate
 
 from benchmarks.explanations.analysis.run import Run
 from benchmarks.explanations.analysis.summaries import BEST, Analysis
-from benchmarks.explanations.report.layout import Row, Table, rows_of, text_of
+from benchmarks.explanations.report.layout import Row, Table
 
 SIGNS = (
     "Bold: significantly better than every other method. ≈: the best mean over the images that all "
@@ -27,14 +25,7 @@ _ARROWS = {"higher": " ↑", "lower": " ↓"}
 
 def frames(found: Analysis) -> dict[str, pd.DataFrame]:
     """The frames that are written as CSV and in the JSON file, by name."""
-    named = {
-        "summary": found.summary,
-        "pairs": found.pairs,
-        "costs": found.costs,
-        "seeds": found.seeds,
-        "failures": found.failures,
-        "classes": found.classes,
-    }
+    named = {name: v for name, v in vars(found).items() if isinstance(v, pd.DataFrame)}
     if found.agreement is not None:
         named["agreement"] = found.agreement.rename_axis("metric").reset_index()
     return named
@@ -42,32 +33,21 @@ def frames(found: Analysis) -> dict[str, pd.DataFrame]:
 
 def as_json(run: Run, found: Analysis) -> str:
     """Everything in one JSON object; what does not exist is null."""
-    whole: dict[str, Any] = {
-        "subject": run.subject,
-        "items": run.items,
-        "versions": run.versions,
-        **{name: frame.to_dict("records") for name, frame in frames(found).items()},
-    }
-    return json.dumps(_plain(whole), indent=1, allow_nan=False) + "\n"
+    whole = {"subject": run.subject, "items": run.items, "versions": run.versions}
+    for name, frame in frames(found).items():
+        whole[name] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return json.dumps(whole, indent=1, allow_nan=False) + "\n"
 
 
 def as_markdown(title: str, tables: Sequence[Table]) -> str:
     """The tables for a README or an issue."""
     parts = [f"# {_md(title)}", SIGNS]
     for table in tables:
-        parts += [f"## {table.title}", _md(table.caption), _markdown_table(table)]
+        rows = _texts(table, _md, "**{}**", "*{}*")
+        # tabulate would align a column of numbers by their points.
+        grid = tabulate(rows, list(map(_md, _heads(table))), "github", disable_numparse=True)
+        parts += [f"## {table.title}", _md(table.caption), grid]
     return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(table: Table) -> str:
-    rows = []
-    for part, members in rows_of(table):
-        if table.controls:
-            rows.append([f"*{part}*"])
-        rows += [_texts(row, _md, "**{}**") for row in members]
-    # tabulate fills short rows, and would align a column of numbers by their points.
-    text: str = tabulate(rows, list(map(_md, _heads(table))), "github", disable_numparse=True)
-    return text
 
 
 def _md(text: str) -> str:
@@ -95,15 +75,11 @@ _TEX = str.maketrans(
 def as_latex(tables: Sequence[Table]) -> str:
     """Tables for a paper; they need the package booktabs."""
     head = f"% {SIGNS}\n% Needs \\usepackage{{booktabs}}.\n"
-    return head + "\n".join(_latex_table(table) for table in tables)
+    return head + "\n".join(map(_latex_table, tables))
 
 
 def _latex_table(table: Table) -> str:
-    rows: list[list[str]] = []
-    for part, members in rows_of(table):
-        if table.controls:
-            rows.append([rf"\emph{{{part}}}", *[""] * len(table.columns)])
-        rows += [_texts(row, _tex, r"\textbf{{{}}}") for row in members]
+    rows = _texts(table, _tex, r"\textbf{{{}}}", r"\emph{{{}}}")
     frame = pd.DataFrame(rows, columns=list(map(_tex, _heads(table))))
     text: str = frame.style.hide(axis="index").to_latex(
         hrules=True,
@@ -119,25 +95,19 @@ def _tex(text: str) -> str:
 
 
 def _heads(table: Table) -> list[str]:
-    return [table.head, *(c.heading + _ARROWS.get(c.direction or "", "") for c in table.columns)]
+    return ["explainer", *(c.heading + _ARROWS.get(c.direction or "", "") for c in table.columns)]
 
 
-def _texts(row: Row, escape: Callable[[str], str], bold: str) -> list[str]:
-    """The cells of a row, the best of a column in bold."""
-    texts = [escape(row.name)]
-    for cell in row.cells:
-        text = escape(text_of(cell))
-        texts.append(bold.format(text) if cell.mark == BEST else text)
-    return texts
+def _texts(table: Table, escape: Callable[[str], str], bold: str, italic: str) -> list[list[str]]:
+    """The rows' cells, the best of a column in bold, below the name of their part."""
 
+    def cells(row: Row) -> list[str]:
+        texts = [(escape(str(cell)), cell.mark == BEST) for cell in row.cells]
+        return [escape(row.name), *(bold.format(text) if best else text for text, best in texts)]
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if hasattr(value, "item"):  # a NumPy scalar
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    rows = []
+    for part, members in table.parts.items():
+        if "Controls" in table.parts:
+            rows.append([italic.format(part), *[""] * len(table.columns)])
+        rows += [cells(row) for row in members]
+    return rows

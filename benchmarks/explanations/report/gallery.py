@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,7 @@ SIDE = 112
 _QUALITY = 62
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """A picture, or the reason why there is none."""
 
     label: str
@@ -39,22 +38,16 @@ class Tile:
     control: bool = False
 
 
-@dataclass(frozen=True)
-class Strip:
+class Strip(NamedTuple):
     """One image: the photograph and maps of it."""
 
     title: str
     tiles: list[Tile]
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """All pictures of a report.
-
-    Attributes:
-        metric: What best and worst refer to.
-        random: Randomly chosen images, each with the maps of all explainers.
-        methods: For each method its best, median and worst image, beside controls.
+class Gallery(NamedTuple):
+    """All pictures of a report: randomly chosen images with the maps of all explainers, and for
+    each method the best, median and worst image by ``metric``, beside controls.
     """
 
     metric: str
@@ -82,45 +75,30 @@ def build(
     artist = _Artist(run, pictures, masks)
     items = np.array(sorted(run.scores["item"].unique()))
     chosen = np.random.default_rng(seed).permutation(items)[:RANDOM_IMAGES]
-    return Gallery(
-        names.heading(metric),
-        [artist.strip("", int(item), explainers) for item in sorted(chosen)],
-        {
-            name: _extremes(artist, metric, scores[scores["explainer"] == name], explainers)
-            for name in explainers
-            if name not in run.controls
-        },
-    )
+    methods = {}
+    for name in explainers:
+        if name not in run.controls:
+            controls = (f"{c}:{name}" if f"{c}:{name}" in explainers else c for c in BESIDE)
+            shown = [name, *(control for control in controls if control in explainers)]
+            methods[name] = _extremes(artist, scores[scores["explainer"] == name], shown)
+    random = [artist.strip("", int(item), explainers) for item in sorted(chosen)]
+    return Gallery(names.heading(metric), random, methods)
 
 
-def _extremes(
-    artist: _Artist, metric: str, scores: pd.DataFrame, explainers: list[str]
-) -> list[Strip]:
-    name = str(scores["explainer"].iloc[0]) if len(scores) else ""
+def _extremes(artist: _Artist, scores: pd.DataFrame, shown: list[str]) -> list[Strip]:
+    """The best, median and worst image by the scores of one metric and method."""
     values = scores.groupby("item")["value"].mean().dropna()
     if values.empty:
         return []
     up = scores["direction"].iloc[0] == "higher"
     # Stable, so that items of equal value come in the order of their numbers.
     ranking = values.sort_values(ascending=not up, kind="stable")
+    metric = names.heading(scores["metric"].iloc[0])
     places = {"best": 0, "median": len(ranking) // 2, "worst": len(ranking) - 1}
-    beside = [name, *_beside(name, explainers)]
     return [
-        artist.strip(
-            f"{kind}, {names.heading(metric)} {ranking.iloc[place]:.3f}",
-            int(ranking.index[place]),
-            beside,
-        )
-        for kind, place in places.items()
+        artist.strip(f"{kind}, {metric} {ranking.iloc[at]:.3f}; ", int(ranking.index[at]), shown)
+        for kind, at in places.items()
     ]
-
-
-def _beside(method: str, explainers: list[str]) -> list[str]:
-    chosen = []
-    for control in BESIDE:
-        options = (f"{control}:{method}", control)
-        chosen += [name for name in options if name in explainers][:1]
-    return chosen
 
 
 class _Artist:
@@ -138,12 +116,11 @@ class _Artist:
         picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
         label = self._classes.get(item)
         alt = f"item {item}" + (f", {label}" if label is not None else "")
-        title = f"{kind}; {alt}" if kind else alt
         pixels = torch.from_numpy(np.array(picture)).movedim(-1, 0)
         mask = self._masks(item)
         tiles = [Tile("image", alt, _data_uri(_outlined(pixels, mask)))]
         tiles += [self._tile(pixels, mask, name, item, alt) for name in explainers]
-        return Strip(title, tiles)
+        return Strip(kind + alt, tiles)
 
     def _tile(self, pixels: Tensor, mask: Tensor | None, name: str, item: int, alt: str) -> Tile:
         path = self._run.maps(name, item)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -15,7 +16,7 @@ from benchmarks.explanations.analysis.run import Run
 from benchmarks.explanations.analysis.summaries import Analysis
 from benchmarks.explanations.report import charts
 from benchmarks.explanations.report.gallery import Gallery
-from benchmarks.explanations.report.layout import Table, rows_of
+from benchmarks.explanations.report.layout import Table
 
 HERE = Path(__file__).parent
 
@@ -26,7 +27,9 @@ def title(run: Run) -> str:
     return f"Explanations of {run.subject['model']} on {data}"
 
 
-def render(run: Run, found: Analysis, tables: list[Table], gallery: Gallery | None) -> str:
+def render(
+    run: Run, found: Analysis, tables: Mapping[str, list[Table]], gallery: Gallery | None
+) -> str:
     """Returns the page.
 
     Whatever comes from records is escaped. Beyond that a content policy forbids the browser all
@@ -40,71 +43,53 @@ def render(run: Run, found: Analysis, tables: list[Table], gallery: Gallery | No
         lstrip_blocks=True,
     )
     script = (HERE / "sort.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text: str = environment.get_template("template.html.jinja").render(
         title=title(run),
         run=run,
         scores=len(run.scores),
         images=run.scores["image"].nunique(),
         failed=int(run.scores["status"].str.startswith("error").sum()),
-        broken=int((run.explained["status"].str.startswith("error")).sum()),
-        degenerate=int(run.scores["status"].str.startswith("nan").sum()),
+        broken=int(run.explained["status"].str.startswith("error").sum()),
         missing=float(found.summary["missing"].mean()),
-        tables={table.key: table for table in tables},
-        quality=[table for table in tables if table.key in _quality_keys(found)],
-        rows_of=rows_of,
+        tables=tables,
         curves=charts.curve_panels(run.scores, run.controls),
         scatters=charts.quality_against_time(found),
         agreement=_agreement(found),
-        verdicts=_verdicts(found),
+        verdicts=[_verdict(found, metric) for metric in found.metrics()],
         gallery=gallery,
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup(script),
-        script_digest=digest,
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     return text
 
 
-def _quality_keys(found: Analysis) -> set[str]:
-    titles = {names.family(metric).title for metric in found.metrics()}
-    return {f"table-{'-'.join(t.lower().split())}" for t in titles}
-
-
 def _agreement(found: Analysis) -> list[tuple[str, list[tuple[str, str, int]]]]:
     """Rows of the heat map: for each cell the column, the text and the strength in percent."""
-    if found.agreement is None:
-        return []
+
+    def strength(value: float) -> tuple[str, int]:
+        return (f"{value:.2f}", round(100 * value)) if math.isfinite(value) else (names.NONE, 0)
+
+    rows = [] if found.agreement is None else found.agreement.iterrows()
     return [
-        (
-            names.heading(str(metric)),
-            [(names.heading(str(other)), *_strength(float(value))) for other, value in row.items()],
-        )
-        for metric, row in found.agreement.iterrows()
+        (names.heading(metric), [(names.heading(m), *strength(v)) for m, v in row.items()])
+        for metric, row in rows
     ]
 
 
-def _strength(value: float) -> tuple[str, int]:
-    return (f"{value:.2f}", round(100 * value)) if math.isfinite(value) else ("–", 0)
-
-
-def _verdicts(found: Analysis) -> list[dict[str, object]]:
-    """For each metric who is best, who cannot be told from it, and which controls it misses."""
-    verdicts: list[dict[str, object]] = []
-    for metric in found.metrics():
-        of_metric = found.summary[found.summary["metric"] == metric]
-        direction = str(of_metric["direction"].iloc[0])
-        of_metric = of_metric.sort_values("mean", ascending=direction == "lower", kind="stable")
-        by_mark = {mark: list(group["explainer"]) for mark, group in of_metric.groupby("mark")}
-        methods = of_metric[~of_metric["control"] & of_metric["mean"].notna()]
-        verdicts.append(
-            {
-                "metric": names.heading(metric),
-                "direction": direction,
-                "methods": len(methods),
-                "only": methods["explainer"].iloc[0] if len(methods) == 1 else None,
-                "best": by_mark.get("best", []),
-                "tied": by_mark.get("tied", []),
-                "unbeaten": by_mark.get("unbeaten", []),
-            }
-        )
-    return verdicts
+def _verdict(found: Analysis, metric: str) -> dict[str, object]:
+    """Who is best at a metric, who cannot be told from it, and which controls it misses."""
+    summary = found.summary[found.summary["metric"] == metric]
+    direction = str(summary["direction"].iloc[0])
+    summary = summary.sort_values("mean", ascending=direction == "lower", kind="stable")
+    methods = summary[~summary["control"] & summary["mean"].notna()]["explainer"]
+    return {
+        "metric": names.heading(metric),
+        "direction": direction,
+        "methods": len(methods),
+        "only": methods.iloc[0] if len(methods) == 1 else None,
+        **{
+            mark: list(summary.loc[summary["mark"] == mark, "explainer"])
+            for mark in ("best", "tied", "unbeaten")
+        },
+    }

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.explanations.config import Choice, Config
+from benchmarks.explanations.configs.settings import Choice, Config
 from benchmarks.explanations.data.items import Item
 from benchmarks.explanations.methods.explainers import Case, Explainer, Setting
 from benchmarks.explanations.stages.common import Outcome, Records, Shard, common_fields, failure

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from benchmarks.explanations.config import Config, ModelConfig
-from benchmarks.explanations.data.synthetic import CLASSES, SyntheticNet
+from benchmarks.explanations.configs.settings import Config, ModelConfig
+from benchmarks.explanations.data.readers.synthetic import CLASSES, SyntheticNet
 from benchmarks.explanations.stages.folding import fold_batch_norm
 from captum_excon.errors import UserError
 from captum_excon.models import Model, load_model, pick_device

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.explanations.config import Config, load_config
+from benchmarks.explanations.configs.settings import Config, load_config
 from benchmarks.explanations.data.items import Items, PlannedItem
 from benchmarks.explanations.data.readers import open_source
 from benchmarks.explanations.data.selection import select_items

@@ -14,7 +14,7 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
-from benchmarks.explanations.config import Choice, Config
+from benchmarks.explanations.configs.settings import Choice, Config
 from benchmarks.explanations.methods.explainers import Case
 from benchmarks.explanations.metrics.registry import Maps, Metric, make_metric
 from benchmarks.explanations.stages.common import (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from helpers.report_runs import QUALITY, record, replaced, scores, write_run
 
-from benchmarks.explanations.analysis.compare import compare, compared
+from benchmarks.explanations.analysis.compare import compare
 from captum_excon.errors import UserError
 
 METRICS = {"ebpg": "higher", "drop": "lower"}
@@ -21,14 +21,15 @@ def lost(found):
     return {(change.explainer, change.metric) for change in found.losses}
 
 
-def test_the_same_run_has_no_loss(tmp_path, capsys):
+def test_the_same_run_has_no_loss(tmp_path):
     old, new = runs(tmp_path, scores(metrics=METRICS), scores(metrics=METRICS))
-    assert compare(old, new) == 0
-    assert "0 losses, 0 gains" in capsys.readouterr().out
+    found = compare(old, new)
+    assert found.losses == []
+    assert "0 losses, 0 gains" in str(found)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_small_but_steady_loss_is_found_in_either_direction(tmp_path, metric, capsys):
+def test_a_small_but_steady_loss_is_found_in_either_direction(tmp_path, metric):
     def shifted(by):
         up = by if METRICS[metric] == "higher" else -by
         for found in scores(metrics=METRICS):
@@ -37,10 +38,10 @@ def test_a_small_but_steady_loss_is_found_in_either_direction(tmp_path, metric, 
             yield found
 
     old, new = runs(tmp_path, shifted(0), shifted(-0.01))
-    assert lost(compared(old, new)) == {("fair", metric)}
-    assert compare(old, new) == 1
-    assert compare(new, old) == 0  # the other way round it is a gain
-    assert f"gain  fair, {metric}" in capsys.readouterr().out
+    assert lost(compare(old, new)) == {("fair", metric)}
+    found = compare(new, old)
+    assert found.losses == []  # the other way round it is a gain
+    assert f"gain  fair, {metric}" in str(found)
 
 
 def full(levels, noise, seed, images=20):
@@ -55,24 +56,22 @@ def full(levels, noise, seed, images=20):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", [0.0, 0.05])
-def test_one_collapse_among_all_explainers_and_metrics_of_a_full_run_is_a_loss(
-    tmp_path, noise, capsys
-):
+def test_one_collapse_among_all_explainers_and_metrics_of_a_full_run_is_a_loss(tmp_path, noise):
     broken = ("explainer-3", "metric-7")
     old, new = runs(tmp_path, full({}, noise, 0), full({broken: 0.1}, noise, 1))
-    assert compare(old, new) == 1
-    told = capsys.readouterr().out
+    found = compare(old, new)
+    told = str(found)
+    assert broken in lost(found)
     assert "loss  explainer-3, metric-7" in told
     # All values have noise or only one has changed, and no value has come or gone.
     changed = 390 if noise else 1
     assert f"for {changed} comparisons; in {780 - changed} more nothing differs" in told
 
 
-def test_every_figure_that_differs_is_printed_significant_or_not(tmp_path, capsys):
+def test_every_figure_that_differs_is_printed_significant_or_not(tmp_path):
     old = list(scores(4, metrics=METRICS))
     new = [found | {"value": found["value"] + 0.01} for found in old]
-    compare(*runs(tmp_path, old, new))
-    told = capsys.readouterr().out
+    told = str(compare(*runs(tmp_path, old, new)))
     (line,) = [line for line in told.splitlines() if "poor, ebpg" in line]
     assert line.startswith("same  poor, ebpg (higher is better): 0.")
     assert "difference 0.010 [0.010 to 0.010], p = " in line
@@ -89,7 +88,7 @@ def test_what_is_the_same_in_both_runs_does_not_weaken_the_test_of_the_rest(tmp_
 
     # 8 images: the p value is 2 / 2**8, which ten comparisons would make insignificant.
     explainers = ["worse", *map("same-{}".format, range(9))]
-    found = compared(*runs(tmp_path, run("old", explainers), run("new", explainers)))
+    found = compare(*runs(tmp_path, run("old", explainers), run("new", explainers)))
     assert lost(found) == {("worse", "ebpg")}
     assert found.losses[0].pair.p == pytest.approx(2 / 2**8)
     assert (len(found.changes), found.unchanged) == (1, 19)
@@ -101,7 +100,7 @@ def test_an_image_that_lost_its_value_is_no_difference_of_the_values_of_the_othe
     for found in new:
         if (found["explainer"], found["metric"], found["item"]) == ("fair", "ebpg", 0):
             found |= {"value": None, "status": "error:RuntimeError"}
-    found = compared(*runs(tmp_path, old, new))
+    found = compare(*runs(tmp_path, old, new))
     assert [change.metric for change in found.changes] == ["ebpg: share with a value"]
 
 
@@ -113,13 +112,13 @@ def test_values_that_vanish_are_a_loss_even_where_the_mean_rises(tmp_path):
     new = list(replaced(old, "fair", "ebpg", status=failing))
     for found in new:
         found["value"] = found["value"] if found["status"] == "ok" else None
-    assert lost(compared(*runs(tmp_path, old, new))) == {("fair", "ebpg: share with a value")}
+    assert lost(compare(*runs(tmp_path, old, new))) == {("fair", "ebpg: share with a value")}
 
 
 def test_images_are_paired_by_what_they_are_and_not_by_their_number(tmp_path):
     old = list(scores(metrics=METRICS))
     new = [found | {"item": 23 - found["item"]} for found in old]
-    found = compared(*runs(tmp_path, old, new))
+    found = compare(*runs(tmp_path, old, new))
     assert not found.changes
     assert found.images == 24
 
@@ -130,7 +129,7 @@ def test_what_only_one_run_has_is_told(tmp_path):
         found | {"model": "other", "config": f"{found['config']}!", "versions": {"torch": "3"}}
         for found in scores(20, fewer, METRICS)
     ]
-    notes = "\n".join(compared(*runs(tmp_path, scores(metrics=METRICS), new)).notes)
+    notes = "\n".join(compare(*runs(tmp_path, scores(metrics=METRICS), new)).notes)
     assert "only in the old run: poor, ebpg" in notes
     assert "only in the old run: 4 images" in notes
     assert "the model differs: network and other" in notes

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.explanations.config import BoxesData, ImagesData, SyntheticData
+from benchmarks.explanations.configs.settings import BoxesData, ImagesData, SyntheticData
 from benchmarks.explanations.data.readers import open_source
-from benchmarks.explanations.data.synthetic import CLASSES, SyntheticObjects
+from benchmarks.explanations.data.readers.synthetic import CLASSES, SyntheticObjects
 from captum_excon.errors import UserError
 
 CAT, DOG = "n02123045", "n02085620"

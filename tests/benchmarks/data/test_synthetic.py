@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmarks.explanations.data.synthetic import (
+from benchmarks.explanations.data.readers.synthetic import (
     CLASSES,
     MAX_EXCESS,
     SyntheticNet,

@@ -5,7 +5,7 @@ import torch
 from captum.attr import LayerAttribution
 from helpers.tiny_runs import planned, tiny_config
 
-from benchmarks.explanations.config import Choice
+from benchmarks.explanations.configs.settings import Choice
 from benchmarks.explanations.methods.controls import other_item
 from benchmarks.explanations.methods.explainers import Explainer
 from benchmarks.explanations.stages.explain import make_setting

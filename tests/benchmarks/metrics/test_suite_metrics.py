@@ -5,8 +5,8 @@ import pytest
 import torch
 from helpers.toys import CountedRows
 
-from benchmarks.explanations.config import Choice
-from benchmarks.explanations.data.synthetic import SyntheticNet, SyntheticObjects
+from benchmarks.explanations.configs.settings import Choice
+from benchmarks.explanations.data.readers.synthetic import SyntheticNet, SyntheticObjects
 from benchmarks.explanations.metrics.registry import FAMILIES, NO_TRUTH, Maps, make_metric
 from captum_excon import metrics as m
 from captum_excon.errors import UserError

@@ -14,9 +14,9 @@ from PIL import Image
 from benchmarks.explanations.analysis.run import load_run
 from benchmarks.explanations.analysis.summaries import analyse
 from benchmarks.explanations.report import write_report
-from benchmarks.explanations.report.charts import HEIGHT, Level, Point, scatter
+from benchmarks.explanations.report.charts import HEIGHT, Point, scatter
 from benchmarks.explanations.report.gallery import build
-from benchmarks.explanations.report.layout import failure_table, quality_tables, text_of
+from benchmarks.explanations.report.layout import tables
 from captum_excon.errors import UserError
 
 ONE = {"ebpg": "higher"}
@@ -156,9 +156,11 @@ def test_degenerate_maps_errors_and_missing_scores_are_rates_of_the_planned_item
     assert (row["images"], row["mean"]) == (5, 0.4)
     assert (row["degenerate"], row["errors"]) == (0.3, 0.1)
     assert row["missing"] == pytest.approx(0.1)
-    (table,) = quality_tables(run, found)
-    assert [text_of(cell) for cell in table.methods[0].cells[1:]] == ["30.0 %", "10.0 %", "10.0 %"]
-    reasons = [[cell.text for cell in row.cells] for row in failure_table(found).methods]
+    made = tables(run, found)
+    ((row,),) = (table.parts["Methods"] for table in made["quality"])
+    assert list(map(str, row.cells[1:])) == ["30.0 %", "10.0 %", "10.0 %"]
+    ((failures),) = (table.parts["Methods"] for table in made["failures"])
+    reasons = [[cell.text for cell in row.cells] for row in failures]
     assert ["EBPG", "error:RuntimeError", "out of memory", "1"] in reasons
     assert ["EBPG", "nan:the map is constant", "–", "3"] in reasons
 
@@ -373,7 +375,7 @@ def test_what_is_no_run_is_refused_with_the_next_step(tmp_path):
 def test_no_label_in_the_plot_of_quality_and_time_covers_another():
     names = [f"explainer-number-{i}" for i in range(8)]
     points = [Point(n, 1 + 0.01 * i, 0.5 + 0.001 * i, 0.4, 0.6) for i, n in enumerate(names)]
-    levels = [Level(f"control-{i}", 0.01 * i) for i in range(6)]
+    levels = {f"control-{i}": 0.01 * i for i in range(6)}
     drawn = scatter(points, levels, "quality", "plot")
     labels = re.findall(r'<text [^>]* x="([\d.]+)" y="([\d.]+)">([ec][^<]+)', drawn)
     assert len(labels) == 14
@@ -389,8 +391,8 @@ def test_no_label_in_the_plot_of_quality_and_time_covers_another():
 def test_a_chart_keeps_names_as_text_whatever_is_in_them():
     names = [HOSTILE, "two\nlines \x00", "$x^2$", "层"]
     points = [Point(name, 1.0 + i, 0.5, 0.4, 0.6) for i, name in enumerate(names)]
-    drawn = scatter(points, [Level(HOSTILE, 0.1)], HOSTILE, "plot")
-    assert drawn == scatter(points, [Level(HOSTILE, 0.1)], HOSTILE, "plot")
+    drawn = scatter(points, {HOSTILE: 0.1}, HOSTILE, "plot")
+    assert drawn == scatter(points, {HOSTILE: 0.1}, HOSTILE, "plot")
     assert Reader(drawn).tags.count("script") == 0
     assert "var(--accent)" in drawn
     assert "DejaVu" not in drawn

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import densenet121, mobilenet_v3_small, resnet18
 
-from benchmarks.explanations.config import Config
+from benchmarks.explanations.configs.settings import Config
 from benchmarks.explanations.stages.folding import fold_batch_norm
 from benchmarks.explanations.stages.model import open_model
 from captum_excon import select_layers

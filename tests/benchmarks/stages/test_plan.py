@@ -11,9 +11,9 @@ from PIL import Image
 
 from benchmarks.explanations.analysis.run import load_run
 from benchmarks.explanations.analysis.summaries import analyse
-from benchmarks.explanations.config import Config
+from benchmarks.explanations.configs.settings import Config
 from benchmarks.explanations.data.items import Views
-from benchmarks.explanations.data.synthetic import CLASSES, SyntheticObjects
+from benchmarks.explanations.data.readers.synthetic import CLASSES, SyntheticObjects
 from benchmarks.explanations.stages.common import Shard, common_fields
 from benchmarks.explanations.stages.cost import estimate_cost
 from benchmarks.explanations.stages.explain import explain

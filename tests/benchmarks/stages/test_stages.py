@@ -8,7 +8,7 @@ from helpers.tiny_runs import finished, lines, maps, planned, records, stages, t
 
 from benchmarks.explanations.analysis.run import load_run
 from benchmarks.explanations.analysis.summaries import analyse
-from benchmarks.explanations.config import Choice
+from benchmarks.explanations.configs.settings import Choice
 from benchmarks.explanations.methods.controls import CONTROLS
 from benchmarks.explanations.metrics import registry as suite_metrics
 from benchmarks.explanations.stages.common import Shard, forget_errors

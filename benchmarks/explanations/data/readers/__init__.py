@@ -11,7 +11,7 @@
 
 from pathlib import Path
 
-from benchmarks.explanations.config import BoxesData, Data, SyntheticData
+from benchmarks.explanations.configs.settings import BoxesData, Data, SyntheticData
 from benchmarks.explanations.data.readers.coco import open_coco
 from benchmarks.explanations.data.readers.images import open_images
 from benchmarks.explanations.data.readers.pets import open_pets

@@ -17,7 +17,7 @@ from captum_excon._settings import Settings, assign, read_yaml, validated
 from captum_excon._settings_help import allowed, default_text
 from captum_excon.errors import UserError
 
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).parent
 
 # These say where to compute or where the data lie, and change no value.
 MACHINE = ("path", "weights", "labels", "device", "batch_size")
