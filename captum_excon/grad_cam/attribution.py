@@ -35,13 +35,6 @@ Output = Literal["layer", "input", "scaled"]
 class GradCamAttribution(LayerAttribution):
     r"""A CAM class of pytorch-grad-cam as a Captum attribution.
 
-    .. code-block:: python
-
-        from pytorch_grad_cam import GradCAMPlusPlus
-
-        cam = GradCamAttribution(GradCAMPlusPlus, model, model.layer4)
-        maps = cam.attribute(images, target=labels)  # (N, 1, h, w), as LayerGradCam gives
-
     The computation is grad-cam's own; targets, dtypes and devices are handled as in Captum. Each
     call works on a copy of the model's modules in evaluation mode, which shares the weights'
     memory, so modes, gradients and hooks of the model itself are never touched.
@@ -163,8 +156,7 @@ class GradCamAttribution(LayerAttribution):
             AssertionError: A target that does not fit the output, as in Captum.
             RuntimeError: The output does not depend on a layer.
             TypeError: A model whose modules cannot be copied, or an unknown call option.
-            ValueError: NaN in inputs, wrong shapes, options or layers, or a raw map of a class that
-                has none; the message names the remedy.
+            ValueError: NaN in inputs, wrong shapes, options or layers, or a class without raw maps.
         """
         if output not in ("layer", "input", "scaled"):
             raise ValueError(f"output must be 'layer', 'input' or 'scaled', but found {output!r}")

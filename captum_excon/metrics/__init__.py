@@ -1,4 +1,8 @@
-"""Metrics of explanations: one value per image, NaN where it is undefined."""
+"""Metrics of explanations: one value per image, NaN where it is undefined.
+
+All raise TypeError for images, maps or masks that are not tensors of the right kind, and ValueError
+for shapes that do not fit, options out of range, and models that return NaN or infinite scores.
+"""
 
 from captum_excon.metrics._maps import nan_reasons
 from captum_excon.metrics.drop import (

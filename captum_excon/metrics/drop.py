@@ -78,10 +78,6 @@ def drop_increase(
         drop and increase, (N,) float32 each; NaN for constant and non-finite maps, see
         `nan_reasons`.
 
-    Raises:
-        TypeError: Images or maps are not tensors of the right kind.
-        ValueError: Shapes, options or the model's scores are not as described.
-
     Example:
         >>> image = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]])
         >>> model = lambda x: x.sum((2, 3))
@@ -108,17 +104,8 @@ def drop_increase_sweep(
 ) -> DropIncrease:
     """Drop and Increase for several fractions of pixels: the papers' 15 % is one point of it.
 
-    Arguments and errors are those of `drop_increase`, with F ``fractions``, at least one.
-
-    Returns:
-        drop and increase, (N, F) float32 each.
-
-    Example:
-        >>> image = torch.tensor([[[[1.0, 3.0], [0.0, 0.0]]]])
-        >>> model = lambda x: x.sum((2, 3))
-        >>> drop_increase_sweep(model, image, image[:, 0], fractions=[0.25, 0.5],
-        ...                     score="identity").drop
-        tensor([[0.2500, 0.0000]])
+    Arguments are those of `drop_increase`, with F ``fractions``, at least one; drop and increase
+    are (N, F) float32 each.
     """
     if not fractions:
         raise ValueError("fractions is empty; name at least one share of pixels in (0, 1]")
@@ -156,7 +143,7 @@ def average_drop_increase(
 
     Reference: Chattopadhay et al., *Grad-CAM++*, WACV 2018, https://arxiv.org/abs/1710.11063.
 
-    Arguments, results and errors are those of `drop_increase`. What is masked out fades to
+    Arguments and results are those of `drop_increase`. What is masked out fades to
     ``fill``, b: a number, a tensor that broadcasts to the images, or ``"blur"``.
 
     Example:

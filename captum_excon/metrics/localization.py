@@ -35,10 +35,6 @@ def ebpg(maps: Tensor, masks: Tensor) -> Tensor:
         Shares, (N,) float32; NaN for constant and non-finite maps, for maps without a positive
         value and for empty masks, see `nan_reasons` (with ``mass=True``).
 
-    Raises:
-        TypeError: Maps or masks are not tensors of the right kind.
-        ValueError: Shapes do not fit, or masks hold other values.
-
     Example:
         >>> ebpg(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, True]]]))
         tensor([0.7500])
@@ -60,7 +56,7 @@ def bbox(maps: Tensor, masks: Tensor, *, seed: int = 0) -> Tensor:
     Reference: Schulz et al., *Restricting the Flow: Information Bottlenecks for Attribution*, ICLR
     2020, https://arxiv.org/abs/2001.00396.
 
-    Arguments and errors are those of `ebpg`; ``seed`` breaks ties.
+    Arguments are those of `ebpg`; ``seed`` breaks ties.
 
     Returns:
         Shares, (N,) float32; NaN for constant and non-finite maps and for empty masks, see
@@ -101,8 +97,6 @@ def miou(
     Returns:
         IoU, (N,) float32; NaN for constant and non-finite maps and for empty masks, see
         `nan_reasons`.
-
-    Errors are those of `ebpg`, and ValueError for options out of range.
 
     Example:
         >>> saliency, mask = torch.tensor([[[3.0, 2.0, 1.0]]]), torch.tensor([[[0, 1, 1]]])

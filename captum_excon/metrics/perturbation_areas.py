@@ -39,7 +39,7 @@ def deletion(
     Reference: Petsiuk et al., *RISE*, BMVC 2018, https://arxiv.org/abs/1806.07421. Its code removes
     one row's worth of pixels a step, 224 steps for ImageNet; 28 steps are ours.
 
-    Arguments and errors are those of `perturbation_curve`, with ``steps`` equal steps, each one
+    Arguments are those of `perturbation_curve`, with ``steps`` equal steps, each one
     forward row per image.
 
     Returns:
@@ -74,16 +74,10 @@ def insertion(
     Reference: as for `deletion`. The blur has RISE's kernel of 11 pixels and σ 5, but reflects the
     image at its border, where RISE's code pads with zeros. Images must be large enough to blur.
 
-    Arguments and errors are those of `perturbation_curve`, with ``steps`` as in `deletion`.
+    Arguments are those of `perturbation_curve`, with ``steps`` as in `deletion`.
 
     Returns:
         Areas, (N,) float32; NaN for constant and non-finite maps, see `nan_reasons`.
-
-    Example:
-        >>> image = torch.tensor([[[[4.0, 3.0], [2.0, 1.0]]]])
-        >>> insertion(lambda x: x.sum((2, 3)), image, image[:, 0], fill=0.0, steps=4,
-        ...           score="identity")
-        tensor([6.2500])
     """
     return perturbation_curve(
         forward_func, images, maps, order="lerf", fill=fill, fractions=steps, seed=seed, **scoring
@@ -111,7 +105,7 @@ def abpc(
     Learned*, TNNLS 2017, https://arxiv.org/abs/1509.06321 compares curves to a random order; taking
     the opposite order instead, and the trapezoidal rule, are later usage.
 
-    Arguments and errors are those of `perturbation_curve`, with ``steps`` equal steps, at least 2,
+    Arguments are those of `perturbation_curve`, with ``steps`` equal steps, at least 2,
     which cost 2 (steps - 1) forward rows per image.
 
     Returns:
@@ -155,7 +149,7 @@ def road(
     Reference: Rong et al., *A Consistent and Efficient Evaluation Strategy for Attribution
     Methods*, ICML 2022, https://arxiv.org/abs/2202.00449.
 
-    Arguments and errors are those of `perturbation_curve`, with ``fractions`` below 1.
+    Arguments are those of `perturbation_curve`, with ``fractions`` below 1.
 
     Returns:
         Mean scores, (N,) float32; NaN for constant and non-finite maps, see `nan_reasons`.

@@ -75,8 +75,6 @@ def perturbation_curve(
         The curve; its ``area`` is over the shares given.
 
     Raises:
-        TypeError: Images or maps are not tensors of the right kind.
-        ValueError: Shapes, options or the model's scores are not as described.
         ImportError: ``fill="noisy-linear"`` without pytorch-grad-cam.
 
     Example:

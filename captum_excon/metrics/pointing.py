@@ -40,10 +40,6 @@ def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15.0, seed:
         1 or 0, (N,) float32; NaN for constant and non-finite maps and for empty masks, see
         `nan_reasons`.
 
-    Raises:
-        TypeError: Maps or masks are not tensors of the right kind.
-        ValueError: Shapes do not fit, or values are out of range.
-
     Example:
         >>> saliency, mask = torch.tensor([[[3.0, 0.0, 0.0, 1.0]]]), torch.tensor([[[0, 0, 1, 1]]])
         >>> pointing_game(saliency, mask, tolerance=1), pointing_game(saliency, mask, tolerance=2)
@@ -70,7 +66,7 @@ def class_mean(values: Tensor, classes: Tensor) -> ClassMean:
 
     Args:
         values: One per image and class in it, (R,).
-        classes: The class of each value, (R,) integers; ValueError if the shapes differ.
+        classes: The class of each value, (R,) integers.
 
     Example:
         >>> hits = torch.tensor([1.0, 1.0, 0.0, torch.nan, 0.0])
@@ -108,9 +104,6 @@ def difficult(masks: Tensor, distractors: Tensor, *, largest: float = 0.25) -> T
 
     Returns:
         (N,) Boolean.
-
-    Raises:
-        ValueError: Shapes do not fit.
 
     Example:
         >>> difficult(torch.eye(8).expand(2, 8, 8), torch.tensor([True, False]))

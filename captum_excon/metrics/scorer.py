@@ -46,15 +46,13 @@ class Scoring(TypedDict, total=False):
 class Scorer:
     """Scores images by a model, and keeps the scores of the unchanged ones.
 
-    Every metric that asks a model compares perturbed images with the unchanged ones. Given a model,
-    it scores those itself; given a scorer in the model's place, it takes what is known already, so
-    that several metrics of the same images cost one pass over them.
+    Every metric that asks a model takes a scorer in the model's place, so that several metrics of
+    the same images score the unchanged ones once.
 
-    Every forward pass has the same number of rows: a last one that is short is filled up with
-    copies, whose scores are thrown away. Kernels are chosen by shape, so an image's scores depend
-    neither on how many images a call has nor on which ones. Other batch sizes change them in the
-    last bits. An ambient `torch.autocast` is left to the model; everything else is computed in the
-    images' precision.
+    Every forward pass has the same number of rows, the last one filled up with copies. Kernels are
+    chosen by shape, so an image's scores do not depend on the other images; another batch size
+    changes them in the last bits. An ambient `torch.autocast` is left to the model; everything else
+    is computed in the images' precision.
 
     Args:
         forward_func: The model, or any function of the images that returns a tensor (N, ...).
@@ -70,10 +68,6 @@ class Scorer:
     Attributes:
         images: The images, (N, C, H, W).
         original: The scores of the unchanged images, (N,).
-
-    Raises:
-        TypeError: Images are not a floating-point tensor.
-        ValueError: Shapes, options or the model's scores are not as described.
 
     Example:
         >>> from captum_excon.metrics import deletion, insertion

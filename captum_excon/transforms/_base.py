@@ -20,8 +20,6 @@ from captum_excon.transforms._undisturbed import (
     undisturbed,
 )
 
-__all__ = ["ExplainingModule"]
-
 
 class ExplainingModule(nn.Module):
     """Holds a classifier and its explainer without registering them, and runs them undisturbed."""

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-__all__ = ["Fill", "check_fill", "fill_values", "occlude"]
-
 Fill: TypeAlias = float | Literal["mean", "blur", "noise"] | Callable[[Tensor], Tensor]
 
 
@@ -81,8 +79,3 @@ def _blur(images: Tensor) -> Tensor:
     border = min(math.ceil(2 * sigma), side - 1)
     blurred: Tensor = F.gaussian_blur(images, [2 * border + 1] * 2, [sigma] * 2)
     return blurred
-
-
-def occlude(images: Tensor, where: Tensor, values: Tensor) -> Tensor:
-    """Replaces images (N, C, H, W) by values where a region (N, 1, H, W) is True."""
-    return torch.where(where, values, images)

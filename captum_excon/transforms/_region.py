@@ -9,16 +9,6 @@ from torch import Tensor
 
 from captum_excon.attr._masks import varying
 
-__all__ = [
-    "Placement",
-    "check_placement",
-    "check_region",
-    "displaced",
-    "kept_area",
-    "mean_share",
-    "salient_region",
-]
-
 Placement: TypeAlias = Literal["shift", "shuffle"]
 
 

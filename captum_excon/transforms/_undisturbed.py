@@ -15,8 +15,6 @@ from captum_excon.attr._captum import ForwardFunc
 from captum_excon.attr._masks import resize
 from captum_excon.attr._modes import eager
 
-__all__ = ["Explainer", "explain", "explained_module", "to_maps", "undisturbed"]
-
 Explainer: TypeAlias = Attribution | Callable[[Tensor, Tensor], Tensor]
 """Any Captum attribution, or a function of images and target classes that returns maps."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc
 from captum_excon.transforms._base import ExplainingModule
-from captum_excon.transforms._fill import Fill, fill_values, occlude
+from captum_excon.transforms._fill import Fill, fill_values
 from captum_excon.transforms._region import (
     Placement,
     check_placement,
@@ -20,8 +20,6 @@ from captum_excon.transforms._region import (
     salient_region,
 )
 from captum_excon.transforms._undisturbed import Explainer, Mode
-
-__all__ = ["EDDA", "EDDABatch"]
 
 
 class EDDABatch(NamedTuple):
@@ -72,9 +70,6 @@ class EDDA(ExplainingModule):
         explain_mode: As in `ExConViews`.
         autocast_dtype: As in `ExConViews`.
         generator: Where places and noise are drawn from; by default torch's own for the device.
-
-    Raises:
-        ValueError: Options out of range, or both `keep_ratio` and `threshold`.
 
     Example:
         >>> from captum.attr import LayerGradCam
@@ -128,10 +123,6 @@ class EDDA(ExplainingModule):
             maps: Ready-made maps (N, K, h, w) of the class that `target` asks for, of any size and
                 floating dtype, in place of the explainer's.
             logits: The classifier's outputs for the images, if they are already known.
-
-        Raises:
-            TypeError: The images are not floating point.
-            ValueError: The shapes do not belong together.
         """
         self.check_images(images)
         if labels.ndim != 2 or self.target == "label":
@@ -151,8 +142,8 @@ class EDDA(ExplainingModule):
         values = fill_values(images, self.fill, self.generator)
         varies = ~constant[:, None, None, None]
         return EDDABatch(
-            keep=occlude(images, ~region & varies, values),
-            drop=occlude(images, region, values),
+            keep=torch.where(~region & varies, values, images),
+            drop=torch.where(region, values, images),
             targets=labels,
             explained=explained,
             region=region,

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc
 from captum_excon.transforms._base import ExplainingModule
-from captum_excon.transforms._fill import Fill, fill_values, occlude
+from captum_excon.transforms._fill import Fill, fill_values
 from captum_excon.transforms._region import check_region, kept_area, mean_share, salient_region
 from captum_excon.transforms._undisturbed import Explainer, Mode
-
-__all__ = ["ExConBatch", "ExConViews"]
 
 
 class ExConBatch(NamedTuple):
@@ -66,9 +64,6 @@ class ExConViews(ExplainingModule):
             autocast region around the call has no effect on them.
         generator: Where ``fill="noise"`` draws from; by default torch's own for the device.
 
-    Raises:
-        ValueError: Options out of range.
-
     Example:
         >>> from captum.attr import LayerGradCam
         >>> from torch import nn
@@ -115,10 +110,6 @@ class ExConViews(ExplainingModule):
             labels: (N,) of an integer dtype.
             maps: Ready-made maps (N, K, h, w), of any size and floating dtype, in place of the
                 explainer's.
-
-        Raises:
-            TypeError: The images are not floating point.
-            ValueError: The shapes do not belong together.
         """
         self.check_images(standard, random1, random2)
         if not standard.shape == random1.shape == random2.shape:
@@ -133,7 +124,7 @@ class ExConViews(ExplainingModule):
         with self.undisturbed():
             maps = self.explain(standard, labels, maps)
             region, constant = salient_region(maps, self.threshold, self.keep_ratio)
-            masked = occlude(standard, ~region, values)
+            masked = torch.where(region, standard, values)
             accepted = (self.predict(masked) == labels) & ~constant
         view = torch.where(accepted[:, None, None, None], masked, random2)
         views = torch.stack([view, random1], 1)

@@ -1,4 +1,4 @@
-"""Keeps or drops the salient region of images."""
+"""Keeps or drops the salient region of images, or as many pixels at random places."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from captum_excon.transforms._fill import Fill, check_fill, fill_values, occlude
-from captum_excon.transforms._region import check_region, salient_region
+from captum_excon.transforms._fill import Fill, check_fill, fill_values
+from captum_excon.transforms._region import (
+    Placement,
+    check_placement,
+    check_region,
+    displaced,
+    salient_region,
+)
 from captum_excon.transforms._undisturbed import (
     Explainer,
     explain,
@@ -21,8 +27,6 @@ from captum_excon.transforms._undisturbed import (
     undisturbed,
 )
 from captum_excon.transforms.saliency import Saliency
-
-__all__ = ["ExplanationMask"]
 
 
 class ExplanationMask(v2.Transform):
@@ -59,10 +63,6 @@ class ExplanationMask(v2.Transform):
             eighth of the smaller side), ``"noise"`` (normal, with the mean and standard deviation
             of each channel), or a function of the images (N, C, H, W) that returns values for them.
         generator: Where noise is drawn from; by default torch's own for the images' device.
-
-    Raises:
-        TypeError: When called, images to explain are not floating point.
-        ValueError: Options out of range; when called, a sample without image, map or labels.
 
     Example:
         >>> image = tv_tensors.Image(torch.tensor([[[5.0, 6.0], [7.0, 8.0]]]))
@@ -126,7 +126,7 @@ class ExplanationMask(v2.Transform):
             return inpt
         images = inpt.as_subclass(Tensor).view(-1, *inpt.shape[-3:])
         values = fill_values(images, self.fill, self.generator)
-        result = occlude(images, params["occluded"], values).view(inpt.shape)
+        result = torch.where(params["occluded"], values, images).view(inpt.shape)
         is_image = isinstance(inpt, tv_tensors.Image)
         return tv_tensors.wrap(result, like=inpt) if is_image else result
 
@@ -149,6 +149,36 @@ class ExplanationMask(v2.Transform):
         labels = _find_labels(leaves, image)
         with undisturbed(explained_module(self.explainer)):
             return explain(self.explainer, image.as_subclass(Tensor), labels)
+
+
+class RandomOcclusion(ExplanationMask):
+    """Occludes as many pixels as `ExplanationMask` would, but at random places.
+
+    The gain of augmentation with explanations shows only against this control: the same areas and
+    labels, with regions that no explanation has placed. Maps are used for the areas alone.
+
+    Args:
+        *args: As in `ExplanationMask`.
+        placement: ``"shift"`` moves the salient region as it is, by a random offset around the
+            borders; ``"shuffle"`` scatters its pixels. Drawn for each image anew.
+        **kwargs: As in `ExplanationMask`; places are drawn from its ``generator``, too.
+
+    Example:
+        >>> saliency = Saliency(torch.arange(16.0).view(1, 4, 4))
+        >>> occlude = RandomOcclusion(keep_ratio=0.25, generator=torch.Generator().manual_seed(0))
+        >>> image, _ = occlude(torch.ones(3, 4, 4), saliency)
+        >>> image.sum((1, 2))
+        tensor([4., 4., 4.])
+    """
+
+    def __init__(self, *args: Any, placement: Placement = "shift", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_placement(placement)
+        self.placement = placement
+
+    def _region(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        region, constant = super()._region(maps)
+        return displaced(region, self.placement, self.generator), constant
 
 
 def _is_plain(leaf: Any) -> bool:

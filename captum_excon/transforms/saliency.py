@@ -13,8 +13,6 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-__all__ = ["Saliency"]
-
 
 class Saliency(tv_tensors.Mask):
     """A saliency map, or a batch of them, that follows its image through v2 transforms.
@@ -39,9 +37,9 @@ class Saliency(tv_tensors.Mask):
     Args:
         data: Anything that `torch.as_tensor` takes, floating point, of the shape (..., H, W):
             usually (1, H, W) for an image, (N, 1, H, W) for a batch.
-        dtype: The dtype; by default the data's.
-        device: The device; by default the data's.
-        requires_grad: Whether autograd records; by default as the data.
+        dtype: By default the data's, as ``device`` and ``requires_grad``.
+        device: Where the map is.
+        requires_grad: Whether autograd records.
 
     Raises:
         TypeError: The values are not floating point.

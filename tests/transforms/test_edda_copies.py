@@ -9,7 +9,7 @@ from helpers.toys import CountedRows, images
 from torch import Tensor
 
 from captum_excon import AdaptiveHybridCAM
-from captum_excon.transforms import EDDA
+from captum_excon.transforms import EDDA, ExConViews
 
 LABELS = torch.tensor([0, 1, 2, 3])
 
@@ -163,19 +163,22 @@ def test_modules_are_not_registered_and_pickles_work_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("module", "options", "message"),
     [
-        ({"threshold": 0.5}, "set keep_ratio=None to use a threshold"),
-        ({"keep_ratio": None}, "both are None"),
-        ({"target": "other"}, "target must be"),
-        ({"placement": "mirror"}, "placement must be"),
-        ({"fill": "median"}, "fill must be"),
-        ({"explain_mode": "test"}, "explain_mode must be"),
+        (EDDA, {"threshold": 0.5}, "set keep_ratio=None to use a threshold"),
+        (EDDA, {"keep_ratio": None}, "both are None"),
+        (EDDA, {"target": "other"}, "target must be"),
+        (EDDA, {"placement": "mirror"}, "placement must be"),
+        (EDDA, {"fill": "median"}, "fill must be"),
+        (EDDA, {"explain_mode": "test"}, "explain_mode must be"),
+        (ExConViews, {"threshold": 1.5}, "threshold must be"),
+        (ExConViews, {"fill": "median"}, "fill must be"),
+        (ExConViews, {"explain_mode": "test"}, "explain_mode must be"),
     ],
 )
-def test_options_out_of_range_are_refused(options, message) -> None:
+def test_options_out_of_range_are_refused(module, options, message) -> None:
     with pytest.raises(ValueError, match=message):
-        EDDA(Brightest(), first_channel, **options)
+        module(Brightest(), first_channel, **options)
 
 
 def test_inputs_that_do_not_belong_together_are_refused() -> None:

@@ -261,19 +261,6 @@ def test_modules_are_not_registered_and_pickles_work_alike() -> None:
     assert twin.classifier is not model
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"threshold": 1.5}, "threshold must be"),
-        ({"fill": "median"}, "fill must be"),
-        ({"explain_mode": "test"}, "explain_mode must be"),
-    ],
-)
-def test_options_out_of_range_are_refused(options, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        ExConViews(Brightest(), first_channel, **options)
-
-
 def test_inputs_that_do_not_belong_together_are_refused() -> None:
     views = ExConViews(Brightest(), first_channel)
     standard, random1, random2 = hand_made()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from captum_excon.training.data._layouts import folder_classes, folder_part
+from captum_excon.training.data._layouts import Part, folder_classes, folder_part
 from captum_excon.training.data._readers import ArrayReader, DataError
+from captum_excon.training.data._subsets import select_classes
 from captum_excon.training.data.datasets import LabelledImages
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -61,36 +62,21 @@ def open_corrupted(
     Raises:
         DataError: Files are missing or do not belong together.
         ValueError: The severity is out of range.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> np.save(folder / "fog.npy", np.zeros((10, 32, 32, 3), dtype=np.uint8))
-        >>> np.save(folder / "labels.npy", np.array([0, 1] * 5))
-        >>> images = open_corrupted(folder, "fog", severity=5, class_names=["cat", "dog"])
-        >>> images.name(1), images[1][1]
-        ('fog.npy[9]', 1)
     """
     if severity not in SEVERITIES:
         raise ValueError(f"severity must be 1 to 5, but found {severity}")
     path = _folder(source)
     if corruption not in (known := corruptions(path)):
         raise DataError(f"{path}: no corruption {corruption!r} in it; it has {', '.join(known)}")
-    wanted = tuple(class_names)
     if (path / "labels.npy").is_file():
-        images = _cifar(path, corruption, severity, tuple(all_class_names or wanted))
+        part = _cifar(path, corruption, severity, tuple(all_class_names or class_names))
     else:
         part = folder_part(_folder(path / corruption / str(severity)))
-        images = LabelledImages(part.reader, part.labels, part.class_names)
-    if missing := sorted(set(wanted) - set(images.class_names)):
-        raise DataError(f"{path}: no class {missing[0]!r} in it, which the model knows")
-    new = np.array([wanted.index(n) if n in wanted else -1 for n in images.class_names])
-    labels = new[images.labels]
-    rows = np.flatnonzero(labels >= 0)
-    return LabelledImages(images.reader.take(rows), labels[rows], wanted)
+    part = select_classes(part, path, class_names)
+    return LabelledImages(part.reader, part.labels, part.class_names)
 
 
-def _cifar(path: Path, corruption: str, severity: int, names: tuple[str, ...]) -> LabelledImages:
+def _cifar(path: Path, corruption: str, severity: int, names: tuple[str, ...]) -> Part:
     pixels = np.load(path / f"{corruption}.npy", mmap_mode="r")
     labels = np.load(path / "labels.npy").astype(np.int64)
     count, rest = divmod(len(pixels), len(SEVERITIES))
@@ -106,7 +92,8 @@ def _cifar(path: Path, corruption: str, severity: int, names: tuple[str, ...]) -
         )
     rows = np.arange(count * (severity - 1), count * severity)
     labels = labels[rows] if len(labels) == len(pixels) else labels
-    return LabelledImages(ArrayReader(pixels, f"{corruption}.npy", rows), labels, names)
+    reader = ArrayReader(pixels, f"{corruption}.npy", rows)
+    return Part(reader, labels, names, tuple(map(str, rows)))
 
 
 def _folder(source: str | os.PathLike[str]) -> Path:

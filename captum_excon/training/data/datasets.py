@@ -158,18 +158,6 @@ def open_dataset(
     Raises:
         DataError: The folder, the split or its images are not there, or a class is not known.
         ValueError: An option is out of range.
-
-    Example:
-        >>> import tempfile
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> for name in ("cat", "dog"):
-        ...     (folder / name).mkdir()
-        ...     for number in range(10):
-        ...         Image.new("RGB", (8, 8)).save(folder / name / f"{number}.png")
-        >>> len(open_dataset(folder, "train")), len(open_dataset(folder, "test"))
-        (14, 4)
-        >>> open_dataset(folder, "val").class_names
-        ('cat', 'dog')
     """
     _check_options(split, classes, per_class, val_fraction)
     parts = find_parts(source, Path(root).expanduser(), download)

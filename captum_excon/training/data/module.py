@@ -58,11 +58,6 @@ class ExplanationDataModule(L.LightningDataModule):
     Raises:
         DataError: As `open_dataset`, in `setup` and in the properties.
         ValueError: An option is out of range.
-
-    Example:
-        >>> data = ExplanationDataModule("cifar10", 32, batch_size=256)
-        >>> data.batch_size, data.random_views
-        (256, 2)
     """
 
     def __init__(

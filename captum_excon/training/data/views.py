@@ -75,10 +75,6 @@ def random_view(size: int) -> Augmentation:
     A random crop of 0.2 to 1 of the area, resized; a flip with probability 0.5; jitter of
     brightness, contrast and saturation by 0.4 and of hue by 0.1 with probability 0.8; gray with
     probability 0.2.
-
-    Example:
-        >>> random_view(32)(Image.new("RGB", (40, 50))).size
-        (32, 32)
     """
     compose: Augmentation = v2.Compose(
         [

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_calibration_error
 
-__all__ = ["BINS", "ClassificationMetrics"]
-
 BINS = (10, 15)
 
 

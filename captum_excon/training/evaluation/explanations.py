@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from captum_excon.metrics import drop_increase
 from captum_excon.transforms._undisturbed import Explainer, explain
 
-__all__ = ["RANDOM", "ExplanationMetrics"]
-
 RANDOM = "random"
 
 

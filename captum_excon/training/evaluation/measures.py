@@ -17,8 +17,6 @@ from captum_excon.training.evaluation.shift import SEVERITIES, SHIFTS, shifted
 from captum_excon.training.settings import EvaluationSettings
 from captum_excon.transforms._undisturbed import Explainer, undisturbed
 
-__all__ = ["Evaluable", "evaluate", "evaluate_corrupted", "subset"]
-
 
 class Evaluable(Protocol):
     """What is evaluated: a module of `captum_excon.training`, or anything with these parts."""
@@ -112,12 +110,7 @@ def evaluate_corrupted(
 def subset(count: int, limit: int | None, seed: int = 0) -> Tensor:
     """Chooses the images that explanations and attacks are measured on, at most ``limit``.
 
-    They depend on the arguments alone, so that all models are measured on the same images; (count,)
-    bool.
-
-    Example:
-        >>> subset(6, 3).sum()
-        tensor(3)
+    (count,) bool, from the arguments alone, so that all models are measured on the same images.
     """
     chosen = torch.zeros(count, dtype=torch.bool)
     chosen[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit]] = True

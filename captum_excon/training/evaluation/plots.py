@@ -18,8 +18,6 @@ from matplotlib.ticker import PercentFormatter
 from captum_excon._files import written_whole
 from captum_excon.training.evaluation.robustness import ATTACKS
 
-__all__ = ["plot_attacks", "plot_reliability", "plot_shifts", "save_all"]
-
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """Evaluations of each arm, one for each seed."""
 

@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from captum.robust import FGSM, PGD
 from torch import Tensor
 
-__all__ = ["ATTACKS", "PGD_STEPS", "Attack", "attacked"]
-
 Attack = Literal["fgsm", "pgd"]
 
 ATTACKS: tuple[Attack, ...] = get_args(Attack)
@@ -67,7 +65,6 @@ def attacked(
             [0, 1].
 
     Example:
-        >>> import torch
         >>> def model(x):  # the darker, the more of class 0
         ...     return torch.stack([-x.sum((1, 2, 3)), x.sum((1, 2, 3))], dim=1)
         >>> images, labels = torch.tensor([0.1, 0.5]).view(1, 1, 1, 2), torch.tensor([1])

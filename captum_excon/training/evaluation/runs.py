@@ -29,8 +29,6 @@ from captum_excon.training.run.checkpoints import BEST, LAST
 from captum_excon.training.run.runner import load_run
 from captum_excon.training.settings import EvaluationSettings
 
-__all__ = ["EVALUATION", "evaluate_run"]
-
 EVALUATION = "evaluation.json"
 
 # The first that training did not use is measured beside the training's own.

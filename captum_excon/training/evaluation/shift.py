@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-__all__ = ["SEVERITIES", "SHIFTS", "LADDER", "Shift", "shifted"]  # noqa: RUF022 (by importance)
-
 Shift = Literal["gaussian-noise", "gaussian-blur", "brightness", "contrast", "rotation"]
 
 SHIFTS: tuple[Shift, ...] = get_args(Shift)
@@ -52,14 +50,13 @@ def shifted(
             default one with seed 0.
 
     Returns:
-        The shifted images, as they came, in [0, 1].
+        The shifted images, of the images' shape, dtype and device, in [0, 1].
 
     Raises:
         ValueError: An unknown shift or severity, or images that are not (N, C, H, W).
         TypeError: The images are not floating-point.
 
     Example:
-        >>> import torch
         >>> gray = torch.tensor([0.25, 0.5]).expand(1, 3, 1, 2)
         >>> shifted(gray, "brightness", 2)[0, 0]
         tensor([[0.3750, 0.7500]])

@@ -13,8 +13,6 @@ from tabulate import tabulate
 from captum_excon.training.evaluation.calibration import BINS
 from captum_excon.training.evaluation.robustness import ATTACKS
 
-__all__ = ["Section", "as_csv", "as_markdown", "figures", "higher_is_better", "sections"]
-
 LADDERS = ("shifts", "corruptions")
 METRICS = {"top1": "Accuracy", **{f"ece{n}": f"Calibration error ({n} bins)" for n in BINS}}
 
