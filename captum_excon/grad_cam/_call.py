@@ -49,8 +49,8 @@ class CamCall:
     ) -> NDArray[Any]:
         """Returns the maps (N, *spatial) of N > 0 images; several layers are aggregated."""
         rows = len(images)
-        # What scores many rows does not say of which image they are: with arguments that differ,
-        # and where the class takes one target for all, each image has a call of its own.
+        # Scoring passes do not tell whose rows they have: with arguments that differ, and where
+        # the class takes one target for all, each image has a call of its own.
         step = 1 if any(args.per_image) or is_subclass(self.cam_class, "FinerCAM") else rows
         images = images.float() if images.dtype in HALF else images
         parts = []
@@ -126,7 +126,6 @@ class _OneImage:
         return select_target(output.unsqueeze(0), self._target)[0]
 
     def class_index(self) -> int:
-        """The target as the index of a class."""
         target = self._target
         if isinstance(target, Tensor) and target.numel() == 1:
             target = int(target)

@@ -54,10 +54,8 @@ class GradCamAttribution(LayerAttribution):
     - ``FullGrad`` takes all biases of the model and no ``layers``; its raw map, the sum of its
       scaled parts, has the inputs' size.
     - ``RefineCAM`` and ``SESS`` combine scaled maps and have no raw one: ``output="scaled"`` only.
-    - ``GuidedBackpropReLUModel`` and ``DeepFeatureFactorization`` are no CAM classes.
 
-    The sign of a principal component is arbitrary: rounding decides that of EigenCAM's and
-    EigenGradCAM's maps, which can turn over between a batch and its images; SegEigenCAM settles it.
+    Rounding decides the sign of EigenCAM's and EigenGradCAM's maps; SegEigenCAM settles it.
 
     Args:
         cam_class: The class.

@@ -76,13 +76,11 @@ class CaptumCam:
             input_tensor: (N, C, H, W), or another number of spatial dimensions where the
                 attribution takes it; moved to the model's device.
             targets: One for each image. `ClassifierOutputTarget` becomes Captum's class index; any
-                other callable gets the model's output for its image and returns a scalar (see
-                `captum_excon.callable_targets`), and methods with a ``score`` then use it as it is
-                (``score="identity"``). None explains the predicted classes, or the output itself
-                where it is one number for each image.
-            aug_smooth: Only False; for smoothing, put a `captum.attr.NoiseTunnel` around the
-                attribution.
-            eigen_smooth: Only False, as Captum's methods have no such step.
+                other callable gets the model's output for its image and returns a scalar, which is
+                the score (see `captum_excon.callable_targets`). None explains the predicted
+                classes, or the output itself where it is one number for each image.
+            aug_smooth: Only False; put a `captum.attr.NoiseTunnel` around the attribution.
+            eigen_smooth: Only False.
 
         Returns:
             Maps (N, H, W) in [0, 1]; NaN where the attribution is.

@@ -93,9 +93,8 @@ class ExConLoss(nn.Module):
         """Computes the loss of a batch.
 
         Args:
-            features: (N, V, D) floating point: V views of each image. Their length should be 1
-                (``torch.nn.functional.normalize(features, dim=-1)``); this is not checked, since
-                a check would wait for the device.
+            features: (N, V, D) floating point: V views of each image, of length 1 along D
+                (``torch.nn.functional.normalize(features, dim=-1)``), which is not checked.
             labels: (N,) integers. A background's label is ignored.
             is_background: (N,) bool; None for no backgrounds.
 
@@ -153,11 +152,8 @@ class ExConLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Returns the options, for ``repr``."""
-        return (
-            f"temperature={self.temperature}, background={self.background!r}, "
-            f"base_temperature={self.base_temperature}, "
-            f"gather_distributed={self.gather_distributed}"
-        )
+        names = ("temperature", "background", "base_temperature", "gather_distributed")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 def _by_view(views: int, *tensors: Tensor) -> tuple[Tensor, ...]:

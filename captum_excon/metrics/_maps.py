@@ -123,9 +123,8 @@ def nan_reasons(
 ) -> list[str | None]:
     """Returns for each image why its metrics are NaN.
 
-    Constant maps, such as all zeros, and maps with NaN or infinite values do not rank pixels, so
-    their metrics are NaN rather than a meaningless number. So are localization metrics of an empty
-    mask.
+    Constant maps and maps with NaN or infinite values do not rank pixels, so their metrics are NaN
+    rather than a meaningless number. So are localization metrics of an empty mask.
 
     Args:
         maps: As for the metric, (N, H, W) or (N, C, H, W).

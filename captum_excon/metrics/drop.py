@@ -26,15 +26,10 @@ if TYPE_CHECKING:
 
 
 class DropIncrease(NamedTuple):
-    """The values that `drop_increase` and its relatives return.
+    """The values that `drop_increase` and its relatives return."""
 
-    Attributes:
-        drop: The share of the score that is lost, in [0, 1]; lower is better.
-        increase: 1 where the score grows, else 0; higher is better.
-    """
-
-    drop: Tensor
-    increase: Tensor
+    drop: Tensor  # the share of the score that is lost, in [0, 1]; lower is better
+    increase: Tensor  # 1 where the score grows, else 0; higher is better
 
 
 def drop_increase(
@@ -56,16 +51,13 @@ def drop_increase(
     score of zero cannot drop: its drop is 0. For scores other than probabilities (``"identity"``),
     the drop means what the papers mean only where they are positive; other originals give NaN.
 
-    Scores of an image are the same, bit for bit, whichever images it is batched with; another
-    ``batch_size`` changes them in the last bits of float32.
-
     Reference: Sattarzadeh et al., *Explaining Convolutional Neural Networks through Attribution-
     Based Input Sampling and Block-Wise Feature Aggregation*, AAAI 2021,
     https://arxiv.org/abs/2010.00672.
 
     Args:
-        forward_func: The model, or any function of the images that returns a tensor (N, ...); or a
-            `Scorer` of these images, whose unchanged ones are then not scored again.
+        forward_func: The model, any function of the images that returns a tensor (N, ...), or a
+            `Scorer` of these images.
         images: (N, C, H, W), as the model expects them.
         maps: One per image, (N, H, W) or (N, C, H, W), whose channels are summed.
         fraction: The share of pixels to keep, in (0, 1]; the papers keep 15 %.
@@ -135,11 +127,8 @@ def average_drop_increase(
     r"""Average Drop and Average Increase of Grad-CAM++ and Score-CAM: the soft map as the mask.
 
     As `drop_increase`, with o the score of :math:`m \odot x + (1 - m) \odot b`, where m is the map
-    scaled to [0, 1] by its least and greatest value. A map that is one almost everywhere wins it
-    without explaining anything; `drop_increase` does not reward that.
-
-    pytorch-grad-cam's ``DropInConfidence`` is the loss p - o itself, not divided by p, and its
-    ``IncreaseInConfidence`` is this increase.
+    scaled to [0, 1] by its extremes; it rewards maps that are one almost everywhere.
+    pytorch-grad-cam's ``DropInConfidence`` is p - o, not divided by p.
 
     Reference: Chattopadhay et al., *Grad-CAM++*, WACV 2018, https://arxiv.org/abs/1710.11063.
 

@@ -33,8 +33,8 @@ def deletion(
 ) -> Tensor:
     """RISE's deletion: the area under the score while the most relevant pixels are zeroed.
 
-    The area under `perturbation_curve` with ``order="morf"``, by the trapezoidal rule on [0, 1],
-    both end points included. In [0, 1] for probabilities; lower is better.
+    The area under `perturbation_curve` with ``order="morf"``. In [0, 1] for probabilities; lower is
+    better.
 
     Reference: Petsiuk et al., *RISE*, BMVC 2018, https://arxiv.org/abs/1806.07421. Its code removes
     one row's worth of pixels a step, 224 steps for ImageNet; 28 steps are ours.
@@ -97,9 +97,8 @@ def abpc(
     r"""Area between the perturbation curves: least relevant first minus most relevant first.
 
     :math:`\int_0^1 \mathrm{lerf}(q) - \mathrm{morf}(q)\,dq` by the trapezoidal rule on equal steps.
-    The curves meet at both ends, which need no forward passes. In (-1, 1) for probabilities; higher
-    is better, and a map whose order means nothing scores 0 on average, whatever the filling does to
-    the model.
+    In (-1, 1) for probabilities; higher is better, and a map whose order means nothing scores 0 on
+    average, whatever the filling does to the model.
 
     Reference: Samek et al., *Evaluating the Visualization of What a Deep Neural Network Has
     Learned*, TNNLS 2017, https://arxiv.org/abs/1509.06321 compares curves to a random order; taking

@@ -50,13 +50,9 @@ def perturbation_curve(
     sort; ties are broken by a permutation drawn from ``seed``, the same for all images, so that the
     area is that of no particular corner of the image [ours; RISE's code takes ties as they come].
 
-    Scores of an image are the same, bit for bit, whichever images it is batched with; another
-    ``batch_size`` changes them in the last bits of float32. Memory is that of one batch, plus the
-    images and the order of their pixels.
-
     Args:
-        forward_func: The model, or any function of the images that returns a tensor (N, ...); or a
-            `Scorer` of these images, whose unchanged ones are then not scored again.
+        forward_func: The model, any function of the images that returns a tensor (N, ...), or a
+            `Scorer` of these images.
         images: (N, C, H, W), as the model expects them.
         maps: One per image, (N, H, W) or (N, C, H, W), whose channels are summed.
         order: ``"morf"`` removes the most relevant pixels first, ``"lerf"`` the least relevant.

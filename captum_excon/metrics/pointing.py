@@ -71,10 +71,8 @@ def class_mean(values: Tensor, classes: Tensor) -> ClassMean:
     Example:
         >>> hits = torch.tensor([1.0, 1.0, 0.0, torch.nan, 0.0])
         >>> result = class_mean(hits, torch.tensor([3, 3, 3, 7, 7]))
-        >>> result.mean, result.means
-        (tensor(0.3333), tensor([0.6667, 0.0000]))
-        >>> result.undefined
-        tensor([0, 1])
+        >>> result.mean, result.means, result.undefined
+        (tensor(0.3333), tensor([0.6667, 0.0000]), tensor([0, 1]))
     """
     if values.dim() != 1 or values.shape != classes.shape:
         raise ValueError(
@@ -104,10 +102,6 @@ def difficult(masks: Tensor, distractors: Tensor, *, largest: float = 0.25) -> T
 
     Returns:
         (N,) Boolean.
-
-    Example:
-        >>> difficult(torch.eye(8).expand(2, 8, 8), torch.tensor([True, False]))
-        tensor([ True, False])
     """
     flat = masks.flatten(1).float()
     if distractors.shape != flat.shape[:1]:

@@ -49,12 +49,10 @@ def undisturbed(
         ValueError: `mode` is neither of the two.
 
     Example:
-        >>> norm = nn.BatchNorm2d(3).train()
+        >>> norm = nn.BatchNorm2d(3)
         >>> with undisturbed(norm):
         ...     norm.training
         False
-        >>> norm.training
-        True
     """
     if mode not in ("eval", "train"):
         raise ValueError(f'mode must be "eval" or "train", but found {mode!r}')

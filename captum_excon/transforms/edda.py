@@ -49,8 +49,7 @@ class EDDA(ExplainingModule):
     :math:`x_{drop} = \mathrm{fill}(x, S)`, for which the confidence should fall. The paper
     establishes this idea for any model and explainer; all else here is ours.
 
-    With a `placement` the regions are moved at random, with the same areas and targets: the
-    control that every claim about the explanations needs.
+    With a `placement` the regions are moved at random: the control that every claim needs.
 
     A call leaves no trace, never waits for the device, and costs one explanation and, without
     `logits`, one forward pass. Modules are not registered and may be wrapped, as in `ExConViews`.
@@ -69,7 +68,7 @@ class EDDA(ExplainingModule):
         placement: None, or ``"shift"`` or ``"shuffle"`` for the control, as in `RandomOcclusion`.
         explain_mode: As in `ExConViews`.
         autocast_dtype: As in `ExConViews`.
-        generator: Where places and noise are drawn from; by default torch's own for the device.
+        generator: Where places and noise are drawn from; by default torch's own.
 
     Example:
         >>> from captum.attr import LayerGradCam

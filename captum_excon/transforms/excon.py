@@ -39,9 +39,9 @@ class ExConViews(ExplainingModule):
     are appended as backgrounds.
 
     A map that is constant, or not finite, keeps no pixel: its image gets the back-up view, is no
-    background and is counted [ours; the official code masks the whole image]. So is the default of
-    explaining in evaluation mode: the official code explains and accepts in training mode, where a
-    map depends on the other images of the batch (``explain_mode="train"``).
+    background and is counted [ours; the official code masks the whole image]. The official code
+    explains and accepts in training mode (``explain_mode="train"``), where a map depends on the
+    other images of the batch.
 
     A call leaves no trace (training flags, buffers, gradients, random state), costs one explanation
     and one forward pass, and never waits for the device, except once with ``background=True`` for
@@ -59,9 +59,9 @@ class ExConViews(ExplainingModule):
         keep_ratio: If given, replaces the threshold: the share of pixels to keep.
         fill: What the other pixels become, as in `ExplanationMask`.
         background: Append rejected masked images (ExConB).
-        explain_mode: ``"eval"`` or ``"train"``, the classifier's mode for the map and acceptance.
-        autocast_dtype: Precision of the map and of acceptance; None is the parameters'. An
-            autocast region around the call has no effect on them.
+        explain_mode: The classifier's mode for map and prediction, ``"eval"`` or ``"train"``.
+        autocast_dtype: Precision of map and prediction, whatever autocast surrounds the call; None
+            is the parameters'.
         generator: Where ``fill="noise"`` draws from; by default torch's own for the device.
 
     Example:

@@ -103,8 +103,8 @@ def _register(functional: Callable[..., Any], kernel: Callable[..., Tensor], **f
         values = saliency.as_subclass(Tensor)
         if values.dim() == 2:
             values = values.unsqueeze(0)
-        if "fill" in options:
-            options["fill"] = _scalar(options["fill"])
+        if isinstance(fill := options.get("fill"), Sequence):
+            options["fill"] = fill[0] if len(fill) == 1 else 0.0
         # Kernels build their grid of coordinates in the values' dtype, and half precision cannot
         # tell the pixels of a large image apart.
         wide = values.to(torch.promote_types(values.dtype, torch.float32))
@@ -113,12 +113,6 @@ def _register(functional: Callable[..., Any], kernel: Callable[..., Tensor], **f
         return tv_tensors.wrap(moved, like=saliency)  # type: ignore[no-any-return]
 
     F.register_kernel(functional, Saliency)(move)
-
-
-def _scalar(fill: float | Sequence[float] | None) -> float | None:
-    if isinstance(fill, Sequence):
-        return fill[0] if len(fill) == 1 else 0.0
-    return fill
 
 
 def _to_dtype(saliency: Saliency, dtype: torch.dtype, scale: bool = False) -> Saliency:

@@ -64,11 +64,10 @@ class ExplanationMetric(Metric[Any]):
         ``disable_warnings`` has no effect. Any other option raises TypeError.
         """
         known = self._known_options()
-        unknown = sorted(options.keys() - known)
-        if unknown:
+        if unknown := sorted(options.keys() - known):
+            has = ", ".join(sorted(known)) or "none"
             raise TypeError(
-                f"{type(self).__name__} has no option {', '.join(unknown)}; it has "
-                f"{', '.join(sorted(known)) or 'none'}"
+                f"{type(self).__name__} has no option {', '.join(unknown)}; it has {has}"
             )
         super().__init__(
             abs=abs,
@@ -149,11 +148,11 @@ class Faithfulness(ExplanationMetric):
         if not isinstance(module, nn.Module):
             raise TypeError(f"the model must be a torch.nn.Module, but is a {type(module)}")
         parameter = next(module.parameters(), torch.zeros(()))
-        forward = functools.partial(module, **(model.model_predict_kwargs or {}))
+        given = model.model_predict_kwargs
         maps = torch.as_tensor(a_batch)
         self.reasons += nan_reasons(maps)
         found = type(self).function(
-            forward if model.model_predict_kwargs else module,
+            functools.partial(module, **given) if given else module,
             torch.as_tensor(x_batch).to(parameter),
             maps,
             target=torch.as_tensor(y_batch, device=parameter.device).long(),

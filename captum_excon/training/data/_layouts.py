@@ -55,11 +55,7 @@ Parts: TypeAlias = dict[str, Callable[[], Part]]
 def find_parts(source: str | os.PathLike[str], root: Path, download: bool) -> Parts:
     """Finds the parts of a dataset, each of which is read on demand.
 
-    Returns:
-        ``{"all": ...}`` for a folder of classes alone, otherwise some of "train", "val", "test".
-
-    Raises:
-        DataError: There is no such dataset, or its layout is unknown.
+    They are "all" for a folder of classes alone, otherwise some of "train", "val" and "test".
     """
     name = os.fspath(source)
     if name in NAMED:

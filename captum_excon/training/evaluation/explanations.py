@@ -24,7 +24,7 @@ class ExplanationMetrics:
     def __init__(self, explainers: Mapping[str, Explainer], fraction: float, seed: int) -> None:
         if RANDOM in explainers:
             raise ValueError(f"the explainer name {RANDOM!r} is taken by the control")
-        self.explainers = {**explainers, RANDOM: _RandomMaps(seed)}
+        self.explainers = {**explainers, RANDOM: _random_maps(seed)}
         self.fraction = fraction
         self._scores: dict[str, list[tuple[Tensor, Tensor]]] = {n: [] for n in self.explainers}
 
@@ -56,15 +56,15 @@ def _means(drop: Tensor, increase: Tensor) -> dict[str, float | None]:
     }
 
 
-class _RandomMaps:
-    """Maps (N, 1, H, W) of uniform noise, drawn image by image."""
+def _random_maps(seed: int) -> Explainer:
+    generator = torch.Generator().manual_seed(seed)
 
-    def __init__(self, seed: int) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+    def maps(images: Tensor, targets: Tensor) -> Tensor:
+        # Image by image, so that maps do not depend on the batch size.
+        noise = [torch.rand(1, *images.shape[2:], generator=generator) for _ in images]
+        return torch.stack(noise).to(images.device)
 
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        maps = [torch.rand(1, *images.shape[2:], generator=self.generator) for _ in images]
-        return torch.stack(maps).to(images.device)
+    return maps
 
 
 def _bounded(explainer: Explainer, rows: int) -> Explainer:

@@ -51,8 +51,7 @@ def plot_attacks(results: Results) -> Figure:
             epsilons = [0, *runs[0]["attacks"]["epsilons"]]
             _line(axes, epsilons, values, i)
             axes.set_xticks(epsilons)
-        axes.set_title(attack.upper())
-        axes.set_xlabel("radius (gray levels of 1/255, L∞)")
+        axes.set(title=attack.upper(), xlabel="radius (gray levels of 1/255, L∞)")
     panels[0].set_ylabel("top-1 accuracy")
     _finish(figure, panels, results)
     return figure
@@ -107,12 +106,10 @@ def plot_reliability(results: Results) -> Figure:
         some, edges = counts > 0, np.linspace(0, 1, len(counts) + 1)
         top.plot(confidence[some], accuracy[some], **_style(i))
         bottom.stairs(counts / counts.sum(), edges, color=_style(i)["color"], linewidth=1.3)
-    top.set_ylabel("accuracy")
-    bottom.set_ylabel("images")
-    bottom.set_xlabel("confidence")
+    top.set(ylabel="accuracy", xlim=(0, 1))
+    bottom.set(ylabel="images", xlabel="confidence")
     bottom.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     _finish(figure, panels, results)
-    top.set_xlim(0, 1)
     top.set_ylim(0, 1)
     return figure
 

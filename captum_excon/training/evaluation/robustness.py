@@ -46,19 +46,18 @@ def attacked(
     Adversarial Attacks*, ICLR 2018, https://arxiv.org/abs/1706.06083.
 
     Args:
-        forward_func: Images in [0, 1] to logits (N, classes), normalisation inside; in evaluation
-            mode, so that a row does not depend on the other rows.
+        forward_func: Images in [0, 1] to logits (N, classes); in evaluation mode, so that a row
+            does not depend on the other rows.
         images: (N, C, H, W), floating-point, in [0, 1], on the CPU or a CUDA device.
         labels: The true classes, (N,), int64.
-        attack: Which.
+        attack: "fgsm" or "pgd".
         epsilon: The ball's radius, in pixel values: 8 / 255 for eight gray levels.
         steps: PGD's gradient steps; FGSM has one.
         generator: Where PGD's start is drawn from, on the images' device; by default one with seed
             0. On the CPU several batches draw from it what one large batch would.
 
     Returns:
-        The perturbed images, detached, of the images' shape, dtype and device, in [0, 1] and
-        within ``epsilon`` of the images up to rounding.
+        The perturbed images, detached, in [0, 1] and within ``epsilon`` of the images.
 
     Raises:
         ValueError: An unknown attack, ``epsilon`` or ``steps`` out of range, or images outside

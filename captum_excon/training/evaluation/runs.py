@@ -119,9 +119,9 @@ def _output_folder(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if made:
-            # An empty folder among those of classes would be a class without images.
-            with suppress(OSError):
+        # An empty folder among those of classes would be a class without images.
+        with suppress(OSError):
+            if made:
                 folder.rmdir()
         raise
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -70,12 +69,21 @@ def shifted(
     if not images.is_floating_point():
         raise TypeError(f"images must be floating-point in [0, 1], but found {images.dtype}")
     amount = LADDER[shift][severity - 1]
-    if shift == "gaussian-noise":
-        return _noisy(images, amount, generator)
-    return _DETERMINISTIC[shift](images, amount)
+    match shift:
+        case "gaussian-noise":
+            moved = images + amount * _noise(images, generator)
+        case "gaussian-blur":
+            moved = _blurred(images, amount * min(images.shape[-2:]))
+        case "brightness":
+            moved = functional.adjust_brightness(images, amount)
+        case "contrast":
+            moved = functional.adjust_contrast(images, amount)
+        case "rotation":
+            moved = functional.rotate(images, amount, InterpolationMode.BILINEAR)
+    return moved.clamp(0, 1)
 
 
-def _noisy(images: Tensor, amount: float, generator: torch.Generator | None) -> Tensor:
+def _noise(images: Tensor, generator: torch.Generator | None) -> Tensor:
     # torchvision's gaussian_noise draws from the global random state.
     if generator is None:
         generator = torch.Generator(images.device).manual_seed(0)
@@ -83,27 +91,11 @@ def _noisy(images: Tensor, amount: float, generator: torch.Generator | None) -> 
     noise = images.new_empty(images.shape)
     for row in noise:
         row.normal_(generator=generator)
-    return (images + amount * noise).clamp(0, 1)
+    return noise
 
 
-def _blurred(images: Tensor, amount: float) -> Tensor:
-    shorter = min(images.shape[-2:])
-    sigma = amount * shorter
+def _blurred(images: Tensor, sigma: float) -> Tensor:
     # Its padding by reflection must be smaller than the image.
-    radius = min(math.ceil(3 * sigma), shorter - 1)
-    size = 2 * radius + 1
-    blurred: Tensor = functional.gaussian_blur(images, [size, size], [sigma, sigma])
-    return blurred.clamp(0, 1)
-
-
-def _rotated(images: Tensor, amount: float) -> Tensor:
-    turned: Tensor = functional.rotate(images, amount, InterpolationMode.BILINEAR)
-    return turned.clamp(0, 1)
-
-
-_DETERMINISTIC: dict[Shift, Callable[[Tensor, float], Tensor]] = {
-    "gaussian-blur": _blurred,
-    "brightness": functional.adjust_brightness,
-    "contrast": functional.adjust_contrast,
-    "rotation": _rotated,
-}
+    radius = min(math.ceil(3 * sigma), min(images.shape[-2:]) - 1)
+    blurred: Tensor = functional.gaussian_blur(images, [2 * radius + 1] * 2, [sigma, sigma])
+    return blurred

@@ -113,11 +113,7 @@ def sections(result: Mapping[str, Any]) -> list[Section]:
 
 def as_csv(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Writes evaluations, by label, with a line for each figure; undefined ones are empty."""
-    rows = [
-        (label, name, value)
-        for label, result in results.items()
-        for name, value in figures(result).items()
-    ]
+    rows = [(label, *figure) for label, x in results.items() for figure in figures(x).items()]
     table = pd.DataFrame(rows, columns=["checkpoint", "figure", "value"])
     return str(table.to_csv(index=False, lineterminator="\n"))
 
