@@ -30,9 +30,9 @@ class ObservedModel(nn.Module):
     So nothing before the layers is kept for the backward pass, frozen weights do no harm, and an
     operation that writes in place behind a layer does not change what was seen of it.
 
-    grad-cam would take a layer's first call. It is given probes to hook instead, each of which is
-    called with what the last call of its layer returns. That a layer is called several times shows
-    only when a pass has ended: the first pass is then made again.
+    grad-cam would take a layer's first call; it hooks probes instead, each called with what its
+    layer's last call returns. That there are several shows only at the end of a pass, which is then
+    made again.
 
     ``args`` gives the model's further arguments for a number of rows. Before the first call,
     ``differentiable`` says whether gradients are wanted, and ``forget`` drops what was recorded.
@@ -51,7 +51,7 @@ class ObservedModel(nn.Module):
         self.model, copies = _frozen_copy(model, layers)
         self.probes = nn.ModuleList(nn.Identity() for _ in layers)
         self.differentiable = False
-        self.forget: Callable[[], None] = _nothing
+        self.forget: Callable[[], None] = lambda: None
         self.output_dims = 0
         self._args = args
         self._names = [layer.name for layer in layers]
@@ -74,8 +74,7 @@ class ObservedModel(nn.Module):
         if self._recording and not output.requires_grad:
             raise RuntimeError(
                 f"the model's output does not depend differentiably on {self._names}; choose other "
-                "layers, or remove torch.no_grad, torch.inference_mode and .detach() from what "
-                "follows them in the model's forward"
+                "layers, or remove no_grad, inference_mode and detach from the code behind them"
             )
         # ShapleyCAM differentiates gradients, which depend on nothing behind a linear head: with
         # the weights frozen, autograd would refuse.
@@ -95,7 +94,7 @@ class ObservedModel(nn.Module):
 
     def release(self) -> None:
         """Lets go of what holds the model in turn."""
-        self.forget = _nothing
+        self.forget = lambda: None
         for handle in self._handles:
             handle.remove()
 
@@ -132,10 +131,6 @@ class ObservedModel(nn.Module):
         output = self.probes[i](output)
         # What follows may write to it in place.
         return output.clone() if isinstance(output, Tensor) else None
-
-
-def _nothing() -> None:
-    pass
 
 
 def _frozen_copy(

@@ -169,14 +169,9 @@ class GradCamAttribution(LayerAttribution):
             )
         args = format_args(additional_forward_args, len(images))
         check_targets([target], len(images))
+        scaled, rows, seed = output == "scaled", perturbations_per_eval, _seed(generator)
         call = CamCall(
-            self.cam_class,
-            self.cam_options,
-            call_options,
-            output == "scaled",
-            perturbations_per_eval,
-            _seed(generator),
-            show_progress,
+            self.cam_class, self.cam_options, call_options, scaled, rows, seed, show_progress
         )
         layers = [] if self._layers is None else self._layers((images,), args)
         if any(layer.call is not None for layer in layers):
@@ -184,12 +179,12 @@ class GradCamAttribution(LayerAttribution):
                 "grad-cam sees the last call of a layer, which works on another image; explain "
                 "that one, or use IntegratedGradCAM"
             )
-        groups = [layers] if output == "scaled" or not layers else [[layer] for layer in layers]
+        groups = [layers] if scaled or not layers else [[layer] for layer in layers]
         maps = [self._maps(call, group, images, target, args) for group in groups]
         if output != "layer":
             maps = [resize(m, images.shape[2:]).expand(images.shape).contiguous() for m in maps]
         results = [(m,) for m in maps] if isinstance(inputs, tuple) else maps
-        return results[0] if self._single or output == "scaled" else results
+        return results[0] if self._single or scaled else results
 
     def _maps(
         self,

@@ -22,7 +22,7 @@ def drop_loss(
     margin: float = 0.0,
     multilabel: bool = False,
 ) -> Tensor:
-    """Computes EDDA's loss of images whose salient region was occluded, one value per image.
+    """Computes EDDA's loss of images whose salient region was occluded, (N,) in float32 or more.
 
     The idea that occlusion should lower the confidence is the paper's; the four forms are ours.
 
@@ -36,9 +36,6 @@ def drop_loss(
         logits: (N, C) logits of the images before occlusion; only used by ``hinge``.
         margin: The hinge's margin; only used by ``hinge``.
         multilabel: Use sigmoid probabilities; only for ``hinge`` and ``suppress``.
-
-    Returns:
-        (N,) losses, at least float32.
 
     Raises:
         ValueError: ``kind`` is unknown, a shape is wrong, ``logits`` is missing, or ``multilabel``

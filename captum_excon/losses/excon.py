@@ -90,16 +90,13 @@ class ExConLoss(nn.Module):
     def forward(
         self, features: Tensor, labels: Tensor, is_background: Tensor | None = None
     ) -> Tensor:
-        """Computes the loss of a batch.
+        """Computes the loss of a batch, a scalar.
 
         Args:
             features: (N, V, D) floating point: V views of each image, of length 1 along D
                 (``torch.nn.functional.normalize(features, dim=-1)``), which is not checked.
             labels: (N,) integers. A background's label is ignored.
             is_background: (N,) bool; None for no backgrounds.
-
-        Returns:
-            A scalar.
 
         Raises:
             TypeError: An argument's dtype is wrong.

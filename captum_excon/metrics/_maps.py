@@ -66,12 +66,6 @@ def check_masks(masks: Tensor, maps: Tensor) -> Tensor:
     return masks.to(maps.device) == 1
 
 
-def check_fraction(fraction: float) -> None:
-    """Raises ValueError unless a fraction lies in (0, 1]."""
-    if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
-        raise ValueError(f"fraction must lie in (0, 1], but found {fraction!r}")
-
-
 def finite(maps: Tensor) -> Tensor:
     """Tells which (N, H, W) maps have finite values only, (N,) bool."""
     return maps.isfinite().flatten(1).all(1)
@@ -98,7 +92,9 @@ def ranks(maps: Tensor, seed: int = 0) -> Tensor:
 
 
 def pixel_count(fraction: float, maps: Tensor) -> int:
-    """Returns how many pixels a share of a map is, at least one."""
+    """Returns how many pixels a share of a map is, at least one; ValueError outside (0, 1]."""
+    if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+        raise ValueError(f"fraction must lie in (0, 1], but found {fraction!r}")
     return max(1, round(fraction * maps.shape[1:].numel()))
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from captum_excon.attr._captum import ForwardFunc
 from captum_excon.metrics._imputation import FadeTo, Imputation, fill_values, remover
 from captum_excon.metrics._maps import (
-    check_fraction,
     check_maps,
     informative,
     nan_where,
@@ -101,13 +100,11 @@ def drop_increase_sweep(
     """
     if not fractions:
         raise ValueError("fractions is empty; name at least one share of pixels in (0, 1]")
-    for fraction in fractions:
-        check_fraction(fraction)
     scorer = scorer_of(forward_func, images, **scoring)
     maps = check_maps(maps, images)
+    counts = [pixel_count(fraction, maps) for fraction in fractions]
     remove = remover(scorer.images, fill, seed)
     places = ranks(maps, seed)
-    counts = [pixel_count(fraction, maps) for fraction in fractions]
     kept = torch.tensor(counts, device=images.device)
 
     def build(image: Tensor, step: Tensor) -> Tensor:

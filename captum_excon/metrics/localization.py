@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from captum_excon.metrics._maps import (
-    check_fraction,
     check_maps,
     check_masks,
     informative,
@@ -103,7 +102,6 @@ def miou(
         >>> miou(saliency, mask, fraction=2 / 3)
         tensor([0.3333])
     """
-    check_fraction(fraction)
     if threshold is not None and not 0 <= threshold < 1:
         raise ValueError(f"threshold must lie in [0, 1) or be None, but found {threshold!r}")
     maps, masks, undefined = _prepared(maps, masks)

@@ -39,8 +39,8 @@ def deletion(
     Reference: Petsiuk et al., *RISE*, BMVC 2018, https://arxiv.org/abs/1806.07421. Its code removes
     one row's worth of pixels a step, 224 steps for ImageNet; 28 steps are ours.
 
-    Arguments are those of `perturbation_curve`, with ``steps`` equal steps, each one
-    forward row per image.
+    Arguments are those of `perturbation_curve`, with ``steps`` equal steps, each one forward row
+    per image.
 
     Returns:
         Areas, (N,) float32; NaN for constant and non-finite maps, see `nan_reasons`.
@@ -139,11 +139,8 @@ def road(
     """ROAD: the mean score after pixels were removed and debiased by noisy linear imputation.
 
     The mean over ``fractions`` of `perturbation_curve` with ``fill="noisy-linear"``. In [0, 1] for
-    probabilities. With ``order="morf"`` lower is better, with ``"lerf"`` higher.
-
-    pytorch-grad-cam, whose imputer this is, returns the same less the score of the whole image, and
-    keeps whole ties at its percentiles; the paper averages over a data set's accuracy instead of a
-    score.
+    probabilities. With ``order="morf"`` lower is better, with ``"lerf"`` higher. The paper averages
+    a data set's accuracy instead of a score, pytorch-grad-cam the change of the score.
 
     Reference: Rong et al., *A Consistent and Efficient Evaluation Strategy for Attribution
     Methods*, ICML 2022, https://arxiv.org/abs/2202.00449.

@@ -67,9 +67,6 @@ def perturbation_curve(
         **scoring: ``target``, ``score``, ``additional_forward_args`` and ``batch_size``, as in
             `Scorer`; none beside a scorer.
 
-    Returns:
-        The curve; its ``area`` is over the shares given.
-
     Raises:
         ImportError: ``fill="noisy-linear"`` without pytorch-grad-cam.
 

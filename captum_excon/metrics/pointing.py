@@ -24,8 +24,7 @@ def pointing_game(maps: Tensor, masks: Tensor, *, tolerance: float = 15.0, seed:
     """Pointing game: 1 where the map's highest point is within ``tolerance`` of the object.
 
     Distances are Euclidean, in pixels of the map. If several pixels share the highest value, a
-    permutation drawn from ``seed`` picks one. Quantus counts a hit if any of them hits, so a
-    constant map always wins there. Higher is better; `class_mean` makes the accuracy.
+    permutation drawn from ``seed`` picks one. Higher is better; `class_mean` makes the accuracy.
 
     Reference: Zhang et al., *Top-down Neural Attention by Excitation Backprop*, ECCV 2016,
     https://arxiv.org/abs/1608.00507.
@@ -90,7 +89,7 @@ def class_mean(values: Tensor, classes: Tensor) -> ClassMean:
 
 
 def difficult(masks: Tensor, distractors: Tensor, *, largest: float = 0.25) -> Tensor:
-    """Tells which images belong to the pointing game's "difficult" set.
+    """Tells which images belong to the pointing game's "difficult" set, (N,) Boolean.
 
     In these, objects of the class cover less than a quarter of the image, and there is an object of
     another class. The paper measures the objects' boxes, so pass boxes as masks.
@@ -99,9 +98,6 @@ def difficult(masks: Tensor, distractors: Tensor, *, largest: float = 0.25) -> T
         masks: The objects of the class, (N, H, W) or (N, 1, H, W), Boolean or 0 and 1.
         distractors: Whether there are objects of other classes, (N,) Boolean.
         largest: The share of the image that the objects must not reach.
-
-    Returns:
-        (N,) Boolean.
     """
     flat = masks.flatten(1).float()
     if distractors.shape != flat.shape[:1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -68,10 +69,9 @@ class ExplainingModule(nn.Module):
 
     def explain(self, images: Tensor, targets: Tensor, maps: Tensor | None) -> Tensor:
         """Returns maps (N, 1, H, W), explained or ready-made; call it within `undisturbed`."""
-        if maps is not None:
-            size = (images.shape[-2], images.shape[-1])
-            return to_maps(maps.to(images.device), len(images), size)
-        return explain(self.explainer, images, targets)
+        if maps is None:
+            return explain(self.explainer, images, targets)
+        return to_maps(maps.to(images.device), len(images), (images.shape[-2], images.shape[-1]))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
@@ -84,13 +84,11 @@ class ExplainingModule(nn.Module):
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Protects the classifier and, if it is another module, the one that is explained."""
-        modules = [self.classifier]
         explained = explained_module(self.explainer)
-        if explained is not None and explained is not self.classifier:
-            modules.append(explained)
-        with contextlib.ExitStack() as stack:
-            for module in modules:
-                stack.enter_context(
-                    undisturbed(module, self.explain_mode, autocast_dtype=self.autocast_dtype)
-                )
+        protect = functools.partial(
+            undisturbed, mode=self.explain_mode, autocast_dtype=self.autocast_dtype
+        )
+        with protect(self.classifier), contextlib.ExitStack() as stack:
+            if explained is not None and explained is not self.classifier:
+                stack.enter_context(protect(explained))
             yield

@@ -40,11 +40,6 @@ def salient_region(
 
     Returns the region (N, 1, H, W) bool, and which maps are unusable, (N,) bool: constant up to
     rounding, or not finite [ours]. Their region is empty.
-
-    Example:
-        >>> region, constant = salient_region(torch.tensor([[[[0.0, 1.0], [2.0, 4.0]]]]))
-        >>> region.int().tolist(), constant.tolist()
-        ([[[[0, 0], [0, 1]]]], [False])
     """
     check_region(threshold, keep_ratio)
     varies = varying(maps)

@@ -45,9 +45,6 @@ def undisturbed(
         mode: The mode within; ExCon's official code uses ``"train"``.
         autocast_dtype: Precision within; None for the parameters'.
 
-    Raises:
-        ValueError: `mode` is neither of the two.
-
     Example:
         >>> norm = nn.BatchNorm2d(3)
         >>> with undisturbed(norm):

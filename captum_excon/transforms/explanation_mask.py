@@ -48,9 +48,6 @@ class ExplanationMask(v2.Transform):
     first plain tensor; everything else is passed on. An image whose map is constant up to
     rounding, or not finite, is left as it is and counted in `constant_maps`.
 
-    Subclasses override `make_params`, which gets all leaves of the sample and decides what is
-    occluded, or `transform`.
-
     Args:
         explainer: A Captum attribution, or a function of images and classes that returns maps
             (N, K, h, w). None if the samples bring a `Saliency`.
@@ -110,10 +107,7 @@ class ExplanationMask(v2.Transform):
         return tree_unflatten([self.transform(leaf, params) for leaf in leaves], spec)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Returns ``"image"``, the leaf to change, and its ``"occluded"`` pixels.
-
-        They are (N, 1, H, W) bool, with N = 1 for a single image.
-        """
+        """Returns ``"image"``, the leaf to change, and its ``"occluded"`` pixels, (N, 1, H, W)."""
         image = _find_image(flat_inputs)
         region, constant = self._region(self._maps(flat_inputs, image))
         self._constant_maps = constant.sum() + self._constant_maps

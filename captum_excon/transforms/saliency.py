@@ -94,10 +94,7 @@ class Saliency(tv_tensors.Mask):
 
 
 def _register(functional: Callable[..., Any], kernel: Callable[..., Tensor], **fixed: Any) -> None:
-    """Lets ``functional`` move maps by the kernel that moves images.
-
-    Flips and crops, which do not interpolate, are masks' own.
-    """
+    """Lets ``functional`` move maps by the kernel of images; flips and crops are masks' own."""
 
     def move(saliency: Saliency, *args: Any, **options: Any) -> Saliency:
         values = saliency.as_subclass(Tensor)

@@ -140,9 +140,7 @@ class Faithfulness(ExplanationMetric):
 
     evaluation_category = EvaluationCategory.FAITHFULNESS
 
-    def evaluate_batch(
-        self, model: Any, x_batch: Any, y_batch: Any, a_batch: Any, **_: Any
-    ) -> list[Any]:
+    def evaluate_batch(self, model: Any, x_batch: Any, y_batch: Any, a_batch: Any, **_: Any) -> Any:
         """Scores one batch."""
         module = model.get_model()
         if not isinstance(module, nn.Module):
@@ -162,8 +160,7 @@ class Faithfulness(ExplanationMetric):
         if isinstance(found, DropIncrease):
             lower = self.score_direction == ScoreDirection.LOWER
             found = found.drop if lower else found.increase
-        scores: list[Any] = found.tolist()
-        return scores
+        return found.tolist()
 
 
 class Localization(ExplanationMetric):
@@ -171,11 +168,10 @@ class Localization(ExplanationMetric):
 
     evaluation_category = EvaluationCategory.LOCALISATION
 
-    def evaluate_batch(self, a_batch: Any, s_batch: Any = None, **_: Any) -> list[float]:
+    def evaluate_batch(self, a_batch: Any, s_batch: Any = None, **_: Any) -> Any:
         """Scores one batch."""
         if s_batch is None:
             raise ValueError(f"{type(self).__name__} compares maps with objects: pass s_batch")
         maps, masks = torch.as_tensor(a_batch), torch.as_tensor(s_batch)
         self.reasons += nan_reasons(maps, masks, mass=type(self).function is ebpg)
-        result: list[float] = type(self).function(maps, masks, **self.options).tolist()
-        return result
+        return type(self).function(maps, masks, **self.options).tolist()

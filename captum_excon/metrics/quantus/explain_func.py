@@ -19,21 +19,17 @@ def as_explain_func(
     """Makes a Captum attribution callable by Quantus: ``f(model, inputs, targets) -> maps``.
 
     Maps are the attributions summed over channels; those of a layer are up-sampled linearly to the
-    inputs' size. An attribution is bound to its model, so that a metric that explains other models
-    (MPRT randomises weights) needs a function that makes one from a model.
+    inputs' size.
 
     Args:
-        attribution: An attribution of the model under test, or a function such as
-            ``IntegratedGradients`` or ``lambda model: LayerGradCam(model, model.layer4)``.
+        attribution: An attribution of the model under test, or, for metrics that explain others
+            (MPRT), a function such as ``lambda model: LayerGradCam(model, model.layer4)``.
         **options: For `attribute`, such as ``n_steps=50``.
 
     Returns:
         A function of ``model``, ``inputs`` (N, C, H, W) and ``targets`` (N,), NumPy arrays or
         tensors, that returns float32 maps (N, 1, H, W). It takes further options for `attribute`,
         and ignores Quantus's ``device`` and ``method``.
-
-    Raises:
-        TypeError: The attribution is neither an Attribution nor a callable.
 
     Example:
         >>> from captum.attr import Saliency

@@ -113,10 +113,6 @@ def refusal(name: str) -> Refusal | None:
     Raises:
         ValueError: The name is in neither list.
         ImportError: A refused name's self-test needs Quantus, which is missing.
-
-    Example:
-        >>> print(refusal("quantus.Sparseness"))
-        None
     """
     if name in TRUSTED:
         return None

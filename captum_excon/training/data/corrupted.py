@@ -52,12 +52,10 @@ def open_corrupted(
         source: As for `corruptions`.
         corruption: One of those.
         severity: 1 to 5.
-        class_names: The classes of the model, in the order of its outputs.
+        class_names: The classes of the model, in the order of its outputs; images of others are
+            left out.
         all_class_names: The classes that CIFAR-C's labels count, when ``class_names`` are only
             some of them. In Tiny-ImageNet-C the folders name the classes.
-
-    Returns:
-        The images of these classes; the others are left out.
 
     Raises:
         DataError: Files are missing or do not belong together.

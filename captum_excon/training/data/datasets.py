@@ -45,21 +45,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages(Dataset[tuple[Image.Image, int]]):
-    """RGB images, each with a class.
-
-    ``images[i]`` is a PIL image of its own size and the number of its class.
-
-    Attributes:
-        reader: Where the pixels come from.
-        labels: (N,) int64, numbers of classes.
-        class_names: A name for each class.
-        skipped: Names of the images left out since they cannot be read.
-    """
+    """RGB images: ``images[i]`` is a PIL image of its own size and the number of its class."""
 
     reader: Reader
-    labels: Indices
+    labels: Indices  # (N,) int64, numbers of classes
     class_names: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()  # names of the images left out since they cannot be read
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -70,12 +70,7 @@ def channel_statistics(
 
 
 def random_view(size: int) -> Augmentation:
-    """Returns the official code's augmentation, on PIL images, which is fastest at small sizes.
-
-    A random crop of 0.2 to 1 of the area, resized; a flip with probability 0.5; jitter of
-    brightness, contrast and saturation by 0.4 and of hue by 0.1 with probability 0.8; gray with
-    probability 0.2.
-    """
+    """Returns the official code's augmentation, on PIL images, which is fastest at small sizes."""
     compose: Augmentation = v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=(0.2, 1.0)),
@@ -90,16 +85,10 @@ def random_view(size: int) -> Augmentation:
 class ViewDataset(Dataset[Sample]):
     """Views of labelled images, by (epoch, index); an index alone is that of epoch 0.
 
-    An item is a `Sample`; `collate_views` makes batches. For view v of an image, torch's global
-    generator is seeded with (``seed``, epoch, index, v) and restored afterwards, so views depend
-    neither on workers, nor on the order, nor on earlier draws.
-
-    Args:
-        images: The images.
-        image_size: Side of the square views.
-        random_views: How many beside the standard one, 0 to 2.
-        augment: Makes a random view; it draws from torch's global generator.
-        seed: Seed of the random views.
+    An item is a `Sample` with the standard view and 0 to 2 random ones; `collate_views` makes
+    batches. ``augment`` makes a random view, drawing from torch's global generator, which is seeded
+    for view v with (``seed``, epoch, index, v) and restored afterwards: views depend neither on
+    workers, nor on the order, nor on earlier draws.
     """
 
     def __init__(

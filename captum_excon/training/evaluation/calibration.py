@@ -17,9 +17,8 @@ class ClassificationMetrics:
     Top-k accuracy is the share of images whose class is among the k largest logits; with fewer
     than k classes it is 1. The expected calibration error over equal-width bins of the confidence
     (the softmax of the predicted class) is
-    :math:`\sum_b \frac{n_b}{n} |\mathrm{accuracy}_b - \mathrm{confidence}_b|`, computed by
-    torchmetrics, with 10 bins as in ExCon's official code and with 15. A confidence that rounds to
-    1 counts in the last bin; torchmetrics alone would give it a bin of its own.
+    :math:`\sum_b \frac{n_b}{n} |\mathrm{accuracy}_b - \mathrm{confidence}_b|`, with 10 bins as in
+    ExCon's official code and with 15.
 
     Example:
         >>> metrics = ClassificationMetrics()
@@ -49,6 +48,7 @@ class ClassificationMetrics:
     def compute(self) -> dict[str, float]:
         """Returns ``top1``, ``top5``, ``ece10`` and ``ece15`` in [0, 1]; ValueError if empty."""
         confidence, top1 = self._gathered()
+        # A confidence of 1 counts in the last bin; torchmetrics would give it a bin of its own.
         below_1 = confidence.clamp(max=1 - torch.finfo(confidence.dtype).eps)
         found = {"top1": top1.double().mean(), "top5": torch.cat(self._top5).double().mean()}
         for bins in BINS:

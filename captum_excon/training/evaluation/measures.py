@@ -94,11 +94,7 @@ def evaluate(
 def evaluate_corrupted(
     module: Evaluable, loader: DataLoader[Any], *, progress: bool = False
 ) -> dict[str, float]:
-    """Measures accuracy and calibration alone, for images that were corrupted beforehand.
-
-    Arguments and errors are those of `evaluate`; ``top1``, ``top5``, ``ece10`` and ``ece15`` are
-    returned.
-    """
+    """Returns `evaluate`'s accuracy and calibration alone, of images that are corrupted already."""
     metrics, device = ClassificationMetrics(), _device(module)
     with undisturbed(cast(nn.Module, module)), torch.no_grad(), _bar(loader, progress) as bar:
         for batch in loader:
@@ -141,9 +137,8 @@ class _Run:
         with torch.no_grad():
             logits = self.module(images)
             self.clean.update(logits, labels)
-            for (shift, severity), metrics in self.shifts.items():
-                generator = self.generators[shift, severity]
-                moved = shifted(images, shift, severity, generator=generator)
+            for (shift, s), metrics in self.shifts.items():
+                moved = shifted(images, shift, s, generator=self.generators[shift, s])
                 metrics.update(self.module(moved), labels)
         if chosen.any():
             predicted = logits.argmax(1)[chosen]

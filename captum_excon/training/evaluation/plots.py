@@ -84,12 +84,9 @@ def plot_shifts(results: Results, group: str = "shifts") -> Figure:
     return figure
 
 
-def _severities(
-    ladder: Mapping[str, Sequence[Mapping[str, float]]], kind: str, metric: str
-) -> list[float]:
+def _severities(ladder: Mapping[str, Any], kind: str, metric: str) -> Any:
     kinds = ladder.values() if kind == "mean" else [ladder[kind]]
-    values = [[found[metric] for found in severities] for severities in kinds]
-    return [float(v) for v in np.mean(values, axis=0)]
+    return np.mean([[found[metric] for found in severities] for severities in kinds], axis=0)
 
 
 @matplotlib.rc_context(STYLE)

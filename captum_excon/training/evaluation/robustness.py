@@ -33,7 +33,7 @@ def attacked(
 
     FGSM: :math:`x' = \mathrm{clip}_{[0,1]}(x + \epsilon\,\mathrm{sign}\,\nabla_x L(f(x), y))`.
     PGD: ``steps`` such steps of :math:`2.5\,\epsilon / \mathtt{steps}` from a uniformly random
-    point of the ball, each projected to the ball and to [0, 1].
+    point of the ball, each projected to the ball and to [0, 1]. The result is detached.
 
     Both are `captum.robust`'s, but for defaults that would make a model look more robust than it
     is: its loss is NaN for negative logits, and gradients below 1e-6 count as 0. Here the loss is
@@ -55,9 +55,6 @@ def attacked(
         steps: PGD's gradient steps; FGSM has one.
         generator: Where PGD's start is drawn from, on the images' device; by default one with seed
             0. On the CPU several batches draw from it what one large batch would.
-
-    Returns:
-        The perturbed images, detached, in [0, 1] and within ``epsilon`` of the images.
 
     Raises:
         ValueError: An unknown attack, ``epsilon`` or ``steps`` out of range, or images outside

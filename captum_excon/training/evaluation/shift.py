@@ -38,8 +38,8 @@ def shifted(
     - ``contrast``: :math:`s\,x + (1 - s)\,m` for the mean m of the image's gray values.
     - ``rotation``: s degrees counter-clockwise, bilinear, black beyond the image.
 
-    All are clipped to [0, 1]. The shifts and the ladder are ours: figures compare with each other,
-    not with those of CIFAR-100-C.
+    All keep shape, dtype and device and are clipped to [0, 1]. Shifts and ladder are ours:
+    figures compare with each other, not with those of CIFAR-100-C.
 
     Args:
         images: (N, C, H, W), C = 1 or 3, floating-point, in [0, 1].
@@ -47,9 +47,6 @@ def shifted(
         severity: 1 (slight) to 5 (strong).
         generator: Where ``gaussian-noise`` is drawn from, on the images' device, row after row; by
             default one with seed 0.
-
-    Returns:
-        The shifted images, of the images' shape, dtype and device, in [0, 1].
 
     Raises:
         ValueError: An unknown shift or severity, or images that are not (N, C, H, W).
