@@ -40,7 +40,7 @@ ConfigName = Annotated[
         "--config",
         "-c",
         metavar="NAME or FILE",
-        help="quick, grid, boxes, fused, paper, full, or a YAML file. By default that of the run.",
+        help="quick, grid, boxes, fused, ablation, paper, full, or a file. By default the run's.",
     ),
 ]
 Settings = Annotated[

@@ -29,9 +29,9 @@ def test_every_configuration_reads(name):
     assert {"random", "ground-truth", "fake-cam"} <= {c.label for c in config.explainers}
 
 
-def test_there_are_six_configurations():
+def test_there_are_seven_configurations():
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
-        *("quick", "grid", "boxes", "fused", "paper", "full")
+        *("quick", "grid", "boxes", "ablation", "fused", "paper", "full")
     }
 
 
