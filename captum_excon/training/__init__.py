@@ -8,18 +8,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from captum_excon.models.classifier import ProjectionHead
-    from captum_excon.models.encoders import build_encoder
-    from captum_excon.training.data.corrupted import corruptions, open_corrupted
-    from captum_excon.training.data.datasets import LabelledImages, open_dataset
-    from captum_excon.training.data.module import ExplanationDataModule
-    from captum_excon.training.data.sampling import EpochSampler
-    from captum_excon.training.modules.edda import EDDAModule
-    from captum_excon.training.modules.excon import ExConModule
-    from captum_excon.training.modules.explainers import build_explainer
-    from captum_excon.training.modules.factory import METHODS, build_module, load_module
-    from captum_excon.training.run.config import TrainConfig
-    from captum_excon.training.run.runner import load_run, train
+    from captum_excon.models.classifier import ProjectionHead as ProjectionHead
+    from captum_excon.models.encoders import build_encoder as build_encoder
+    from captum_excon.training.data.corrupted import corruptions as corruptions
+    from captum_excon.training.data.corrupted import open_corrupted as open_corrupted
+    from captum_excon.training.data.datasets import LabelledImages as LabelledImages
+    from captum_excon.training.data.datasets import open_dataset as open_dataset
+    from captum_excon.training.data.module import ExplanationDataModule as ExplanationDataModule
+    from captum_excon.training.data.sampling import EpochSampler as EpochSampler
+    from captum_excon.training.modules.edda import EDDAModule as EDDAModule
+    from captum_excon.training.modules.excon import ExConModule as ExConModule
+    from captum_excon.training.modules.explainers import build_explainer as build_explainer
+    from captum_excon.training.modules.factory import METHODS as METHODS
+    from captum_excon.training.modules.factory import build_module as build_module
+    from captum_excon.training.modules.factory import load_module as load_module
+    from captum_excon.training.run.config import TrainConfig as TrainConfig
+    from captum_excon.training.run.runner import load_run as load_run
+    from captum_excon.training.run.runner import train as train
 
 _MODULES = {
     "METHODS": "modules.factory",
@@ -41,25 +46,7 @@ _MODULES = {
     "train": "run.runner",
 }
 
-__all__ = [
-    "METHODS",
-    "EDDAModule",
-    "EpochSampler",
-    "ExConModule",
-    "ExplanationDataModule",
-    "LabelledImages",
-    "ProjectionHead",
-    "TrainConfig",
-    "build_encoder",
-    "build_explainer",
-    "build_module",
-    "corruptions",
-    "load_module",
-    "load_run",
-    "open_corrupted",
-    "open_dataset",
-    "train",
-]
+__all__ = [*_MODULES]
 
 _EXTRA = ("lightning", "pandas", "tabulate", "tensorboard", "torchmetrics", "yaml")
 

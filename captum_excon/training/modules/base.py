@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import lightning as L
@@ -183,12 +184,9 @@ class ExplainedModule(L.LightningModule):
     def make_augment(
         self, model: Classifier, explainer: Explainer, **options: Any
     ) -> ExplainingModule:
-        """Builds what turns batches and their explanations into training images.
+        """Builds what turns batches into training images, by the network that explains.
 
-        Args:
-            model: The network that explains.
-            explainer: The explainer on it.
-            **options: Options that all `ExplainingModule` take.
+        ``options`` are those that all `ExplainingModule` take.
         """
         raise NotImplementedError
 
@@ -209,19 +207,16 @@ class ExplainedModule(L.LightningModule):
     def _prepare_explanations(self) -> None:
         seed = derive_seed(self.settings.seed, self.current_epoch, self.global_rank, 1)
         half = torch.bfloat16 if str(self.trainer.precision) == "bf16-mixed" else None
-
-        def make_augment(model: Classifier, explainer: Explainer) -> ExplainingModule:
-            return self.make_augment(
-                model,
-                explainer,
-                fill=self.settings.fill,
-                explain_mode=self.settings.explain_mode,
-                autocast_dtype=half,
-                generator=torch.Generator(self.device).manual_seed(seed),
-            )
-
         since = self.round - self.settings.start_epoch
-        self.explanations.prepare(make_augment, since, self.trainer, half)
+        model, explainer = self.explanations.prepare(since, self.trainer, half)
+        self.explanations.augmentation = self.make_augment(
+            model,
+            explainer,
+            fill=self.settings.fill,
+            explain_mode=self.settings.explain_mode,
+            autocast_dtype=half,
+            generator=torch.Generator(self.device).manual_seed(seed),
+        )
 
     # --- hooks of Lightning ---
 
@@ -315,24 +310,15 @@ class ExplainedModule(L.LightningModule):
     ) -> None:
         """Logs a step without waiting for it.
 
-        Args:
-            loss: Of the step.
-            statistics: What was counted while explaining.
-            batch_size: Number of images.
-            guess: About the loss of a network that knows nothing.
-            name: Under which the loss is logged.
+        ``statistics`` is what was counted while explaining; ``guess`` is about the loss of a
+        network that knows nothing.
         """
         self._losses.watch(name, loss, guess)
-        options: dict[str, Any] = {
-            "on_step": False,
-            "on_epoch": True,
-            "batch_size": batch_size,
-            "sync_dist": True,
-        }
-        self.log(name, loss.detach(), prog_bar=True, **options)
+        log = partial(self.log, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+        log(name, loss.detach(), prog_bar=True)
         for key, value in statistics.items():
             reduce_fx = "sum" if key in ("backgrounds", "constant_maps") else "mean"
-            self.log(f"train/{key}", value.float(), reduce_fx=reduce_fx, **options)
+            log(f"train/{key}", value.float(), reduce_fx=reduce_fx)
 
     def scheduled_steps(self) -> tuple[int, int]:
         """Returns the optimisation steps of the whole training, and those of an epoch.

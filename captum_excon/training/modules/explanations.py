@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -79,39 +78,35 @@ class Explanations:
     def begin_epoch(self, device: torch.device) -> None:
         """Starts the clock, and forgets what explained in the epoch before."""
         self._watch = Stopwatch(device)
-        self._augment: ExplainingModule | None = None
+        self.augmentation: ExplainingModule | None = None
         self._cached: CachedExplainer | None = None
 
     def prepare(
-        self,
-        make_augment: Callable[[Classifier, Explainer], ExplainingModule],
-        since: int,
-        trainer: L.Trainer,
-        precision: torch.dtype | None,
-    ) -> None:
-        """Makes ready for an epoch's images.
+        self, since: int, trainer: L.Trainer, precision: torch.dtype | None
+    ) -> tuple[Classifier, Explainer]:
+        """Returns the network that explains in this epoch, and the explainer on it.
 
         Args:
-            make_augment: Builds the augmentation for the network that explains and its explainer.
             since: Rounds since the first explanation.
             trainer: Of the training.
             precision: In which the network is explained; None for that of its weights.
         """
         model = self._explaining_network(since)
         watched = WatchedExplainer(self.explainer(model=model), model, self.name)
-        if self.settings.cache is not None:
-            cache = self._open_cache(self.settings.cache, model, trainer, precision)
-            self._cached = CachedExplainer(watched, model, cache)
-        self._augment = make_augment(model, self._cached or watched)
+        if self.settings.cache is None:
+            return model, watched
+        cache = self._open_cache(self.settings.cache, model, trainer, precision)
+        self._cached = CachedExplainer(watched, model, cache)
+        return model, self._cached
 
     def augment(self, indices: Tensor, *batch: Tensor) -> Any:
         """Explains and augments a batch of images with these indices, on the clock."""
-        if self._augment is None:
+        if self.augmentation is None:
             raise RuntimeError("no explanations are due in this epoch")
         if self._cached is not None:
             self._cached.indices = indices
         with self._watch.measure():
-            return self._augment(*batch)
+            return self.augmentation(*batch)
 
     def _first_teacher(self, given: nn.Module | None) -> Classifier | None:
         if given is not None:

@@ -82,7 +82,7 @@ class Built:
     @property
     def augment(self) -> Any:
         self.module._prepare_explanations()
-        return self.module.explanations._augment
+        return self.module.explanations.augmentation
 
     def clipped(self) -> float:
         optimizer, *_ = self.optimizers
