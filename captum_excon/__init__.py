@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from captum_excon._version import __version__
 
 if TYPE_CHECKING:
+    from captum_excon._files import load_image
     from captum_excon.attr import (
         RISE,
         SISE,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         fuse_layers,
     )
     from captum_excon.layers import SelectedLayer, select_layers, tokens_to_map
-    from captum_excon.models import load_image, load_model
+    from captum_excon.models import load_model
     from captum_excon.targets import callable_targets
 
 __all__ = [
@@ -51,7 +52,7 @@ _MODULES = {
     "select_layers": "layers",
     "tokens_to_map": "layers",
     "callable_targets": "targets",
-    "load_image": "models",
+    "load_image": "_files",
     "load_model": "models",
 }
 

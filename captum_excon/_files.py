@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from captum_excon._messages import one_line
-from captum_excon.errors import UserError
+from captum_excon.errors import MissingPackageError, UserError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -49,6 +51,38 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def load_image(source: str | os.PathLike[str]) -> Image.Image:
+    """Reads a photograph as an upright RGB image.
+
+    `captum_excon.models.Model.inputs` prepares it for a network, and
+    `captum_excon.visualization.overlay` draws on it.
+
+    Args:
+        source: An image file, or ``"demo"`` for a photograph of an espresso that comes with
+            scikit-image.
+
+    Raises:
+        UserError: The file cannot be read as an image.
+        MissingPackageError: scikit-image is not installed.
+
+    Example:
+        >>> load_image("demo").size
+        (600, 400)
+    """
+    if source != "demo":
+        try:
+            return read_image(Path(source))
+        except UserError as error:
+            raise UserError(f"{os.fspath(source)}: {error}") from error
+    try:
+        data: Any = importlib.import_module("skimage.data")
+    except ImportError as error:
+        raise MissingPackageError(
+            'the demo photograph comes with scikit-image: pip install "captum-excon[demo]"'
+        ) from error
+    return Image.fromarray(data.coffee())  # under CC0
 
 
 def check_writable(folder: Path) -> None:

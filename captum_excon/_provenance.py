@@ -19,12 +19,7 @@ PACKAGES = ("captum-excon", "torch", "torchvision", "captum")
 
 
 def provenance(device: torch.device, *packages: str) -> dict[str, Any]:
-    """Returns ``command``, ``versions`` and ``hardware``, to be written beside figures.
-
-    Args:
-        device: Where they were computed.
-        packages: Others than `PACKAGES` whose versions matter.
-    """
+    """Returns ``command``, ``versions`` (of further ``packages`` too) and ``hardware``."""
     return {
         "command": command_line(),
         "versions": versions([*PACKAGES, *packages]),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from captum_excon._messages import close_names, one_line
 from captum_excon.errors import UserError
@@ -27,9 +28,17 @@ class Settings(BaseModel):
         captum_excon.errors.UserError: run.yaml: epochs should be greater than or equal to 1, but found 0
     """  # noqa: E501 (an error's text stands on one line)
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, strict=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, given: Any) -> Any:
+        known = cls.model_fields
+        for name in given if isinstance(given, Mapping) else ():
+            if name not in known:
+                hint = close_names(str(name), known) or f"; settings are {', '.join(known)}"
+                raise PydanticCustomError("unknown", "{hint}", {"name": name, "hint": hint})
+        return given
 
 
 S = TypeVar("S", bound=BaseModel)
@@ -153,22 +162,18 @@ def validated(
 def _explained(cls: type[BaseModel], error: ValidationError, settings: Mapping[str, Any]) -> str:
     """Describes the first setting that is wrong, with all that it may be."""
     problems = error.errors(include_url=False)
-    name, known = _located(cls, problems[0]["loc"], settings)
-    here = [p for p in problems if _located(cls, p["loc"], settings)[0] == name]
-    kind, found = here[0]["type"], here[0]["input"]
-    if kind == "extra_forbidden":
-        last = name.rpartition(".")[2]
-        return f"unknown setting {name!r}" + (
-            close_names(last, known) or f"; settings are {', '.join(known)}"
-        )
+    name = _dotted_name(problems[0], settings)
+    here = [p for p in problems if _dotted_name(p, settings) == name]
+    kind, found, context = here[0]["type"], here[0]["input"], here[0].get("ctx", {})
+    if kind == "unknown":
+        full = f"{name}.{context['name']}" if name else context["name"]
+        return f"unknown setting {full!r}{context['hint']}"
     if kind.startswith("union_tag"):
         # The setting that tells the members of a union apart.
-        context = here[0]["ctx"]
-        discriminator = context["discriminator"].strip("'")
-        name = f"{name}.{discriminator}"
+        name = f"{name}.{context['discriminator']}".replace("'", "")
         if kind == "union_tag_invalid":
-            allowed = context["expected_tags"]
-            return f"{name} should be one of {allowed}, but found {context['tag']!r}"
+            tags = context["expected_tags"]
+            return f"{name} should be one of {tags}, but found {context['tag']!r}"
         kind = "missing"
     if kind == "missing":
         return f"the setting {name!r} is missing{_purpose(cls, name)}"
@@ -185,7 +190,7 @@ def _explained(cls: type[BaseModel], error: ValidationError, settings: Mapping[s
     here = [p for p in here if p["type"] != "callable_type"] or here
     texts = [p["msg"].removeprefix("Input should be ") for p in here]
     for problem in problems:
-        inner = _located(cls, problem["loc"], settings)[0]
+        inner = _dotted_name(problem, settings)
         if inner.startswith(f"{name}."):
             texts.append(f"for {inner} {problem['msg'].removeprefix('Input should be ')}")
     allowed = " or ".join(dict.fromkeys(texts))
@@ -198,41 +203,17 @@ def _purpose(cls: type[BaseModel], name: str) -> str:
     return f": {one_line(found.description).split(';')[0]}" if found and found.description else ""
 
 
-def _located(
-    cls: type[BaseModel], loc: tuple[int | str, ...], settings: Any
-) -> tuple[str, list[str]]:
-    """Returns the dotted name that ``loc`` stands for, and the names known beside it.
+def _dotted_name(problem: ErrorDetails, settings: Any) -> str:
+    """Returns the name of the setting that is wrong.
 
-    A location also names the members of unions, which nobody wrote: whatever is neither a key of
-    the settings nor the name of a field is left out.
+    A location also names the members of unions, which nobody wrote and no key of ``settings`` is.
     """
-    names: list[str] = []
-    models = [cls]
-    known: list[str] = []
-    for part in loc:
-        fields = {name: field for model in models for name, field in model.model_fields.items()}
-        inside = isinstance(settings, Mapping) and part in settings
+    names = []
+    for part in problem["loc"]:
         listed = isinstance(settings, list) and isinstance(part, int) and part < len(settings)
-        if not (inside or listed or part in fields):
-            models = [m for m in models if _is_member(m, part)] or models
-            continue
-        settings = settings[part] if inside or listed else None
-        names.append(str(part))
-        if not listed:
-            known = list(fields)
-            models = list(_models(getattr(fields.get(str(part)), "annotation", None)))
-    return ".".join(names), known if names else list(cls.model_fields)
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The settings classes in an annotation: alone, in a union, or in a list."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models(inner)
-
-
-def _is_member(model: type[BaseModel], part: int | str) -> bool:
-    """Whether pydantic calls a member of a union so: by its tag or its class."""
-    tags = [tag for f in model.model_fields.values() for tag in get_args(f.annotation)]
-    return part == model.__name__ or part in tags
+        if listed or (isinstance(settings, Mapping) and part in settings):
+            settings = settings[part]
+            names.append(str(part))
+    if problem["type"] == "missing":
+        names.append(str(problem["loc"][-1]))
+    return ".".join(names)

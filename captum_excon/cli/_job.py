@@ -49,43 +49,24 @@ class _Counted(nn.Module):
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one method found in one image.
-
-    Attributes:
-        method: The method.
-        saliency: For each target the map at the input's resolution, (H, W), float32, on the CPU.
-        layer_maps: For each target the maps of the layers by name, if asked for.
-        layers: The names of the layers that it used.
-        masks: How many masked inputs it scored, None for methods that mask nothing.
-        forward_rows: How many rows the model was given.
-        seconds: How long it took.
-    """
+    """What one method found in one image; maps are float32, on the CPU."""
 
     method: Method
-    saliency: list[Tensor]
-    layer_maps: list[dict[str, Tensor]]
+    saliency: list[Tensor]  # for each target, (H, W) as the input
+    layer_maps: list[dict[str, Tensor]]  # for each target by the layer's name, if asked for
     layers: list[str]
-    masks: int | None
+    masks: int | None  # masked inputs that were scored; None for methods that mask nothing
     forward_rows: int
     seconds: float
 
 
 @dataclass(frozen=True)
 class Explained:
-    """One image and its explanations.
-
-    Attributes:
-        image: The photograph.
-        box: The part of it that the network saw.
-        inputs: What the network saw, (1, C, H, W), normalised.
-        probabilities: Of the classes.
-        targets: The explained classes.
-        explanations: One for each method.
-    """
+    """One image and its explanations."""
 
     image: Image.Image
-    box: Box
-    inputs: Tensor
+    box: Box  # the part of it that the network saw
+    inputs: Tensor  # what the network saw, (1, C, H, W), normalised
     probabilities: Tensor
     targets: list[int]
     explanations: list[Explanation]
@@ -171,11 +152,8 @@ class Job:
         if method.layer_argument is not None:
             used = self.layers if method.fuses else self._single
             # Captum's own classes take nothing but modules.
-            given = [layer if layer.channels_last else layer.module for layer in used]
-            if method.fuses:
-                arguments[method.layer_argument] = used
-            else:
-                arguments[method.layer_argument] = given[0]
+            deepest = used[-1] if used[-1].channels_last else used[-1].module
+            arguments[method.layer_argument] = used if method.fuses else deepest
         if self.reshape is not None and method.constructs_with("reshape_transform"):
             arguments["reshape_transform"] = self.reshape
         return method.attribution(*method.positional, model, **arguments), used

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import glob
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
-from captum_excon._files import SUFFIXES, check_writable, read_image
+from captum_excon._files import SUFFIXES, check_writable, load_image, read_image
 from captum_excon.errors import UserError
 
-PHOTOGRAPH = "coffee"  # what load_image calls the demo
+PHOTOGRAPH = "coffee"  # what `load_image` calls the demo
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,11 @@ class Source:
 def find_sources(
     arguments: Sequence[str], out: Path | None
 ) -> tuple[list[Source], list[tuple[str, str]]]:
-    """Finds the photographs and names a figure for each; makes the folder of the figures.
-
-    Args:
-        arguments: As for `find_images`; none at all for scikit-image's photograph.
-        out: A .png for a single image, or a folder.
+    """Finds the photographs, names a figure for each, and makes the figures' folder.
 
     Returns:
-        The photographs, and (argument, message) for each argument without any.
+        The photographs (of no arguments scikit-image's), and (argument, message) for each argument
+        without any.
 
     Raises:
         UserError: ``out`` fits neither a file nor a folder, or cannot be written.
@@ -57,17 +55,15 @@ def find_sources(
         figures = figure_paths(paths, out)
     check_writable(figures[0].parent)
     if not arguments:
-        return [Source(f"{PHOTOGRAPH} (scikit-image)", _demo_image, figures[0])], problems
-    readers = [functools.partial(read_image, path) for path in paths]
+        return [
+            Source(f"{PHOTOGRAPH} (scikit-image)", partial(load_image, "demo"), figures[0])
+        ], problems
+    readers = [partial(read_image, path) for path in paths]
     return list(map(Source, map(str, paths), readers, figures)), problems
 
 
 def find_images(arguments: Sequence[str]) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Expands folders and glob patterns into image files.
-
-    Args:
-        arguments: Files, folders (their images, not those of sub-folders) and patterns, in which
-            ``**`` matches any depth.
+    """Expands folders (without sub-folders) and glob patterns into image files.
 
     Returns:
         The files in the order given, none twice, and (argument, message) for each without any.
@@ -97,26 +93,11 @@ def figure_paths(images: Sequence[Path], folder: Path) -> list[Path]:
     taken = {str(path.resolve()).casefold() for path in images}
     paths = []
     for image in images:
-        for name in _numbered(image.stem):
-            path = folder / f"{name}.png"
+        for number in itertools.count(1):
+            path = folder / (f"{image.stem}.png" if number == 1 else f"{image.stem}-{number}.png")
             key = str(path.resolve()).casefold()
             if key not in taken:
                 break
         taken.add(key)
         paths.append(path)
     return paths
-
-
-def _numbered(stem: str) -> Iterator[str]:
-    yield stem
-    number = 2
-    while True:
-        yield f"{stem}-{number}"
-        number += 1
-
-
-def _demo_image() -> Image.Image:
-    # Imported late: torch comes with it.
-    from captum_excon.models import load_image
-
-    return load_image("demo")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from captum_excon.models.classifier import Classifier
 from captum_excon.models.encoders import build_encoder
 from captum_excon.models.model import Model
 from captum_excon.models.networks import untrained_name
-from captum_excon.models.preprocessing import Geometry, as_pixels, standard_view
+from captum_excon.models.preprocessing import as_pixels, standard_view
 from captum_excon.models.weights import read_plain
 
 SUFFIX = ".ckpt"
@@ -62,12 +62,14 @@ def model_from_checkpoint(path: Path, *, encoder: str | None = None) -> Model:
             "--weights"
         )
     network = _network(path, settings, found["state_dict"], encoder)
-    image_size = found.get("image_size") or _run_settings(found).get("image_size")
+    # Earlier versions wrote no class names, and the size among the settings of the run.
+    run = found.get("callbacks", {}).get("RunFolder", {}).get("config", {})
+    image_size = found.get("image_size") or run.get("image_size")
     layer = settings.get("layer")
     return Model(
         str(path),
         network,
-        as_pixels if image_size is None else _standard(image_size),
+        as_pixels if image_size is None else partial(_standard_pixels, size=image_size),
         tuple(settings["mean"]),
         tuple(settings["std"]),
         found.get("class_names"),
@@ -94,21 +96,9 @@ def _network(
     weight = state["network.head.weight"]
     head = nn.Linear(weight.shape[1], weight.shape[0])
     network = Classifier(built, head, settings["num_classes"])
-    prefix = "network."
-    network.load_state_dict(
-        {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
-    )
+    own = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
+    network.load_state_dict(own)
     return network
-
-
-def _run_settings(found: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings that earlier versions wrote, without class names."""
-    run: dict[str, Any] = found.get("callbacks", {}).get("RunFolder", {}).get("config", {})
-    return run
-
-
-def _standard(size: int) -> Geometry:
-    return functools.partial(_standard_pixels, size=size)
 
 
 def _standard_pixels(image: Any, size: int) -> Any:

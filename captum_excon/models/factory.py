@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from captum_excon._messages import one_line
 from captum_excon.errors import UserError
 from captum_excon.models.checkpoints import is_checkpoint, model_from_checkpoint
-from captum_excon.models.devices import pick_device
 from captum_excon.models.model import Model
 from captum_excon.models.networks import build_network, split_name
 from captum_excon.models.preprocessing import covering
@@ -18,6 +19,34 @@ from captum_excon.models.preprocessing import grayscale as to_grayscale
 from captum_excon.models.weights import load_weights
 
 StrPath = str | os.PathLike[str]
+
+
+def pick_device(name: str) -> torch.device:
+    """Returns the device of this name: auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.
+
+    Raises:
+        UserError: There is no such device here.
+
+    Example:
+        >>> pick_device("cpu")
+        device(type='cpu')
+    """
+    counts = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "cpu": 1,
+    }
+    present = [kind for kind, count in counts.items() if count]
+    if name == "auto":
+        return torch.device(present[0])
+    kind, _, index = name.partition(":")
+    if kind not in counts or not (index.isdecimal() or name == kind):
+        raise UserError(f"--device {name!r} is unknown; devices are auto, {', '.join(counts)}")
+    if int(index or 0) >= counts[kind]:
+        raise UserError(
+            f"--device {name!r} is not available here; torch finds {', '.join(present)}"
+        )
+    return torch.device(name)
 
 
 def load_model(

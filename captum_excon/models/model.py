@@ -50,7 +50,7 @@ class Model:
     def view(self, image: Image.Image) -> Box:
         """Returns the part of an image that the network sees: (left, top, right, bottom).
 
-        Pass it to `captum_excon.visualization.overlay` as ``box``.
+        It is the argument ``box`` of `captum_excon.visualization.overlay`.
         """
         return visible_box(self.geometry, image.size)
 

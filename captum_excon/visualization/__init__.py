@@ -1,8 +1,7 @@
 """Attributions drawn on photographs, and figures made of them."""
 
-from captum_excon.visualization._files import save_png
 from captum_excon.visualization._grid import grid
 from captum_excon.visualization._overlay import overlay
-from captum_excon.visualization._pixels import to_uint8
+from captum_excon.visualization._pixels import save_png, to_uint8
 
 __all__ = ["grid", "overlay", "save_png", "to_uint8"]

@@ -18,7 +18,7 @@ from captum_excon._files import check_writable, written_whole
 from captum_excon._messages import one_line
 from captum_excon._provenance import provenance
 from captum_excon.errors import UserError
-from captum_excon.models.devices import pick_device
+from captum_excon.models import pick_device
 from captum_excon.training.data.corrupted import SEVERITIES, corruptions, open_corrupted
 from captum_excon.training.data.datasets import open_dataset
 from captum_excon.training.data.module import ExplanationDataModule

@@ -49,15 +49,13 @@ class ExplanationCache:
 
     One map is kept for each index and map size, that of the latest image and class, in half
     precision. Before rounding it is divided by its largest magnitude, which the scaling to [0, 1]
-    that follows, or the choice of a top share, takes away again.
-
-    A manifest holds everything else that the maps depend on. Where it differs, all maps are
-    removed. Several processes may use a folder at once.
+    that follows, or the choice of a top share, takes away again. Several processes may use a folder
+    at once.
 
     Args:
         folder: Where the maps are; made if it does not exist.
         manifest: What maps depend on beside image and class, as plain values: the explainer, the
-            weights and so on.
+            weights and so on. Where it differs from that of the folder, all maps are removed.
         images: The number of images; indices lie below.
 
     Raises:
@@ -89,11 +87,7 @@ class ExplanationCache:
                 temporary.write_text(json.dumps(manifest))
 
     def get(self, indices: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Looks maps up.
-
-        Args:
-            indices: (N,) of the images.
-            keys: (N,), see `image_keys`.
+        """Looks maps up by indices (N,) and keys (N,), see `image_keys`.
 
         Returns:
             (N, 1, h, w) float32, and (N,) bool for those that were found, both on the CPU; h and
@@ -131,11 +125,9 @@ class ExplanationCache:
 
     def _open(self, height: int, width: int) -> tuple[Any, Any]:
         """The maps (images, h, w) and their keys, as memory that the files share."""
-        shape, size = (self.images, height, width), f"{height}x{width}"
-        return (
-            _shared(self.folder / f"maps-{size}.f16", np.float16, shape),
-            _shared(self.folder / f"keys-{size}.i64", np.int64, shape[:1]),
-        )
+        size, count = f"{height}x{width}", self.images
+        maps = _shared(self.folder / f"maps-{size}.f16", np.float16, (count, height, width))
+        return maps, _shared(self.folder / f"keys-{size}.i64", np.int64, (count,))
 
 
 def _shared(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:

@@ -16,12 +16,7 @@ from captum_excon.transforms._undisturbed import Explainer
 class WatchedExplainer:
     """Any explainer as a function, which names its network and warns of maps that are too coarse.
 
-    Naming the network keeps its modes and buffers as they were.
-
-    Args:
-        explainer: An attribution, or a function of images and classes.
-        forward_func: The network that it explains.
-        name: For messages.
+    Naming the network, as ``forward_func``, keeps its modes and buffers as they were.
     """
 
     COARSE = 4

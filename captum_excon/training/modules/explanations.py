@@ -28,10 +28,7 @@ from captum_excon.transforms._undisturbed import Explainer
 class Explanations:
     """Owns the explainer, the teacher, the cache and the stopwatch of a training module.
 
-    Args:
-        network: The network that is trained.
-        settings: What explains, and when it is renewed.
-        teacher: With ``refresh="teacher"``, the network that explains in place of a copy.
+    A given teacher explains, with ``refresh="teacher"``, in place of a copy of the network.
 
     Raises:
         ValueError: Settings that do not go together, or an unknown explainer or layer.
@@ -86,10 +83,8 @@ class Explanations:
     ) -> tuple[Classifier, Explainer]:
         """Returns the network that explains in this epoch, and the explainer on it.
 
-        Args:
-            since: Rounds since the first explanation.
-            trainer: Of the training.
-            precision: In which the network is explained; None for that of its weights.
+        ``since`` is the number of rounds since the first explanation, ``precision`` that in which
+        the network is explained, None for that of its weights.
         """
         model = self._explaining_network(since)
         watched = WatchedExplainer(self.explainer(model=model), model, self.name)

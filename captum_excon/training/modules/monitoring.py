@@ -16,9 +16,6 @@ REMEDY = "a lower lr, more warmup_epochs or a smaller gradient_clip"
 class Stopwatch:
     """Sums the time of regions; on a GPU from events, so that nothing waits until it is read.
 
-    Args:
-        device: Where the measured work runs.
-
     Example:
         >>> watch = Stopwatch(torch.device("cpu"))
         >>> with watch.measure():
@@ -35,16 +32,16 @@ class Stopwatch:
     @contextlib.contextmanager
     def measure(self) -> Iterator[None]:
         """Adds the time of the block."""
-        if self._cuda:
-            start, end = (_timing_event() for _ in range(2))
-            start.record()
-            yield
-            end.record()
-            self._events.append((start, end))
-        else:
+        if not self._cuda:
             before = time.perf_counter()
             yield
             self._total += time.perf_counter() - before
+            return
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        yield
+        end.record()
+        self._events.append((start, end))
 
     def seconds(self) -> float:
         """Returns the sum; waits for the device."""
@@ -53,10 +50,6 @@ class Stopwatch:
             self._total += start.elapsed_time(end) / 1000
         self._events.clear()
         return self._total
-
-
-def _timing_event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 class LossWatch:
@@ -93,10 +86,9 @@ class LossWatch:
         self._sums[name] = total + ratio, count + 1
 
     def check(self, total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
-        """Raises if one of the losses was not finite; waits for the device.
+        """Raises if a loss was not finite; waits for the device.
 
-        Args:
-            total: Sums over processes, so that all of them stop.
+        ``total`` sums over processes, so that all of them stop.
 
         Raises:
             FloatingPointError: One was not finite.

@@ -17,11 +17,6 @@ from captum_excon.training.settings import OptimizationSettings
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:
     """The factor of the learning rate: linear up to 1 over the warm-up, then a half cosine to 0.
 
-    Args:
-        step: From 0.
-        steps: In all.
-        warmup: Of them, for the linear part.
-
     Example:
         >>> [round(warmup_cosine(step, 6, 2), 3) for step in range(7)]
         [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
@@ -37,11 +32,8 @@ def optimizer_with_schedule(
 ) -> tuple[Optimizer, LambdaLR]:
     """Builds the optimizer over groups of ``params``, and its schedule, made for every step.
 
-    Args:
-        groups: As for torch's optimizers; their ``lr`` is by default that of the settings.
-        settings: Which optimizer, its learning rate and so on.
-        steps: Of this optimizer in the whole training.
-        epoch: Of them in an epoch.
+    A group's ``lr`` is by default that of the settings. ``steps`` are those of this optimizer in
+    the whole training, ``epoch`` those in an epoch.
     """
     groups = [
         {**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups

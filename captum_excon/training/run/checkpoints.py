@@ -83,11 +83,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def run_state(path: Path) -> dict[str, Any]:
-    """Returns what `RunFolder` wrote into a checkpoint: ``config`` and ``history``.
-
-    Raises:
-        UserError: The file is missing or not a checkpoint of a run.
-    """
+    """Returns what `RunFolder` wrote into a checkpoint: ``config`` and ``history``."""
     state: dict[str, Any] = read_checkpoint(path)["callbacks"][RunFolder.__name__]
     return state
 

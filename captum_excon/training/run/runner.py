@@ -55,9 +55,7 @@ def train(
     """Trains, tests the best and the last checkpoint, and returns what ``summary.json`` holds.
 
     A run that was killed, even with ``kill -9``, and resumed has bit for bit the weights of an
-    uninterrupted one on the same CPU: it continues after the last complete epoch, and all
-    randomness in an epoch depends on the seed and the epoch alone. A finished run that is resumed
-    returns its summary at once.
+    uninterrupted one on the same CPU. A finished run that is resumed returns its summary at once.
 
     Args:
         config: What to train.
