@@ -121,6 +121,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         if "::roi_" in func.name():
             sources = sources[:1]  # So do boxes.
+        if func is torch.ops.aten.lift_fresh.default:
+            sources = []  # A constant, made unseen in memory that a value may have left.
         tracked = [tensor for tensor in sources if _memory(tensor) in self._node]
         if not tracked:
             for tensor in results:

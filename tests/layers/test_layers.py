@@ -698,6 +698,23 @@ def test_block_that_pools_by_a_function_between_convolutions_is_taken_apart() ->
     assert rows(select_layers(model, torch.rand(1, 3, 16, 16))) == [("1.first", 6, 16), ("1", 8, 8)]
 
 
+def test_constants_made_on_the_way_are_not_taken_for_values_whose_memory_they_reuse() -> None:
+    def first(net: Any, x: Tensor) -> Tensor:
+        x = net.conv(x)
+        sums = [x.sum() for _ in range(50)]  # freed before the constants are made
+        del sums
+        return net.last(net.act(x) + x)
+
+    def call(net: Any, image: Tensor) -> Tensor:
+        x = net.second(F.max_pool2d(net.first(image), 2))
+        constants = [torch.tensor(1.0) for _ in range(50)]
+        return net.head(net.third(x + sum(constants)))
+
+    stage = Steps(first, conv=conv(3, 4), act=nn.ReLU(), last=nn.Conv2d(4, 4, 1))
+    model = Steps(call, first=stage, second=conv(4, 6), third=conv(6, 8), head=head(8)).eval()
+    assert names(model, 3, 8, 8) == ["first", "third"]
+
+
 def test_view_of_every_second_position_is_a_map_of_its_own() -> None:
     every_second = Steps(lambda net, x: x[:, :, ::2, ::2])
     block = nn.Sequential(conv(3, 4), nn.ReLU(), every_second)
