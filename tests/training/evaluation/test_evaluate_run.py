@@ -146,7 +146,7 @@ def test_corrupted_images_get_a_ladder_a_table_and_a_plot(run: Path, tmp_path: P
 def test_what_the_user_can_mend_is_said_in_one_line(run: Path, tmp_path: Path) -> None:
     for arguments, message in (
         ([run / "gone.ckpt"], "gone.ckpt: cannot be read"),
-        ([run / "metrics.csv"], "is no checkpoint"),
+        ([run / "metrics.csv"], "not a checkpoint of captum-excon train"),
         ([run, "--data", tmp_path / "nowhere"], "nowhere"),
         ([run, "--explainers", "saliencey"], "unknown method 'saliencey'; did you mean"),
         ([run, "--epsilons", "1,x"], "epsilons.1 should be a valid integer"),
