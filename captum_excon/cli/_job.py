@@ -13,8 +13,8 @@ from captum.attr import GradientAttribution, LayerAttribution
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_excon._methods import Method
 from captum_excon.layers import SelectedLayer
+from captum_excon.methods.registry import Method
 from captum_excon.models import Model
 from captum_excon.models.named_layers import Reshape, choose_layers
 from captum_excon.models.preprocessing import Box

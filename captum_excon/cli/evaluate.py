@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 from captum_excon._settings import option
 from captum_excon.cli._settings_options import checked, with_options
 from captum_excon.cli.console import Json, Quiet, Traceback, one_line_errors, training_module
-from captum_excon.training.settings import EvaluationSettings, Positive
+from captum_excon.training.methods._settings import EvaluationSettings, Positive
 
 
 class _What(EvaluationSettings):

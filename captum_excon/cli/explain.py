@@ -20,8 +20,8 @@ from captum_excon.cli.sources import Source, find_sources
 from captum_excon.errors import UserError
 
 if TYPE_CHECKING:
-    from captum_excon._methods import Method
     from captum_excon.cli._job import Job
+    from captum_excon.methods.registry import Method
 
 ALL = ["integrated-grad-cam", "multi-layer-sise", "adaptive-hybrid-cam"]
 
@@ -153,7 +153,7 @@ def _reason(error: Exception) -> str:
 
 
 def _chosen_methods(given: list[str]) -> list[Method]:
-    from captum_excon._methods import find_method, method_names
+    from captum_excon.methods.registry import find_method, method_names
 
     names = [name.strip() for text in given for name in text.split(",") if name.strip()]
     if not names:

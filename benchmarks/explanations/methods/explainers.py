@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from benchmarks.explanations.configs.settings import Choice
 from benchmarks.explanations.methods import controls
 from captum_excon._messages import close_names
-from captum_excon._methods import Method, find_method, takes
 from captum_excon.attr.fusion import gaussian
 from captum_excon.errors import UserError
 from captum_excon.layers import SelectedLayer
+from captum_excon.methods.registry import Method, find_method, takes
 
 GROUND_TRUTH, OTHER_IMAGE = "ground-truth", "other-image"
 CONTROLS = (*controls.CONTROLS, GROUND_TRUTH, OTHER_IMAGE)

@@ -14,7 +14,7 @@ from captum_excon.training.evaluation.calibration import ClassificationMetrics
 from captum_excon.training.evaluation.explanations import ExplanationMetrics
 from captum_excon.training.evaluation.robustness import ATTACKS, attacked
 from captum_excon.training.evaluation.shift import SEVERITIES, SHIFTS, shifted
-from captum_excon.training.settings import EvaluationSettings
+from captum_excon.training.methods._settings import EvaluationSettings
 from captum_excon.transforms._undisturbed import Explainer, undisturbed
 
 

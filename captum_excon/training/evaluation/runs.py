@@ -25,9 +25,9 @@ from captum_excon.training.data.module import ExplanationDataModule
 from captum_excon.training.evaluation import plots
 from captum_excon.training.evaluation.measures import Evaluable, evaluate, evaluate_corrupted
 from captum_excon.training.evaluation.tables import as_csv, as_markdown
+from captum_excon.training.methods._settings import EvaluationSettings
 from captum_excon.training.run.checkpoints import BEST, LAST
 from captum_excon.training.run.runner import load_run
-from captum_excon.training.settings import EvaluationSettings
 
 EVALUATION = "evaluation.json"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from captum_excon.training.settings import ModuleSettings
+from captum_excon.training.methods._settings import ModuleSettings
 
 
 @dataclass(frozen=True)

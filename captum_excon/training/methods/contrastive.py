@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from captum_excon.training.methods._method import Method
-from captum_excon.training.settings import ModuleSettings
+from captum_excon.training.methods._settings import ModuleSettings
 
 
 class ContrastiveSettings(ModuleSettings):

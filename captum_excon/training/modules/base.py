@@ -23,10 +23,10 @@ from captum_excon.models.encoders import build_encoder
 from captum_excon.training.data.sampling import derive_seed
 from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.methods import METHODS, find_method
+from captum_excon.training.methods._settings import ModuleSettings
 from captum_excon.training.modules.explanations import Explanations
 from captum_excon.training.modules.monitoring import LossWatch
 from captum_excon.training.modules.optimization import clip_groups
-from captum_excon.training.settings import ModuleSettings
 from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._undisturbed import Explainer
 

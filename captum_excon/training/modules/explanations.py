@@ -13,6 +13,7 @@ from captum_excon._messages import close_names
 from captum_excon._provenance import versions, weights_hash
 from captum_excon.layers import unwrap
 from captum_excon.models.classifier import Classifier
+from captum_excon.training.methods._settings import ExplanationSettings
 from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache
 from captum_excon.training.modules.explainers import (
     WatchedExplainer,
@@ -20,7 +21,6 @@ from captum_excon.training.modules.explainers import (
     find_explainer,
 )
 from captum_excon.training.modules.monitoring import Stopwatch
-from captum_excon.training.settings import ExplanationSettings
 from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._undisturbed import Explainer
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from captum_excon.training.settings import OptimizationSettings
+from captum_excon.training.methods._settings import OptimizationSettings
 
 
 def warmup_cosine(step: int, steps: int, warmup: int) -> float:

@@ -13,7 +13,7 @@ from captum_excon._settings import Settings, option, read_yaml, validated
 from captum_excon._settings_help import markdown_tables
 from captum_excon.errors import UserError
 from captum_excon.training.methods import METHODS, find_method
-from captum_excon.training.settings import (
+from captum_excon.training.methods._settings import (
     DataSettings,
     MachineSettings,
     ModuleSettings,

@@ -16,6 +16,7 @@ from captum_excon._provenance import provenance
 from captum_excon._settings import validated
 from captum_excon.training.data.module import ExplanationDataModule
 from captum_excon.training.methods import find_method
+from captum_excon.training.methods._settings import DataSettings
 from captum_excon.training.modules.base import ExplainedModule
 from captum_excon.training.modules.factory import build_module, load_module
 from captum_excon.training.run.checkpoints import (
@@ -39,7 +40,6 @@ from captum_excon.training.run.folder import (
     write_summary,
 )
 from captum_excon.training.run.messages import as_user_errors, calm, settings_as_user_errors
-from captum_excon.training.settings import DataSettings
 
 __all__ = ["CONFIG", "SUMMARY", "TrainConfig", "load_run", "rank_zero_only", "train"]
 

@@ -11,9 +11,9 @@ from benchmarks.explanations.methods.explainers import Explainer
 from benchmarks.explanations.stages.explain import make_setting
 from benchmarks.explanations.stages.model import open_model
 from benchmarks.explanations.stages.plan import open_run, read_plan
-from captum_excon._methods import method_names
 from captum_excon.attr.fusion import gaussian
 from captum_excon.errors import UserError
+from captum_excon.methods.registry import method_names
 
 OPTIONS = {
     "captum:occlusion": {"sliding_window_shapes": [3, 16, 16], "strides": [3, 16, 16]},

@@ -17,8 +17,8 @@ from captum_excon.errors import UserError
 from captum_excon.training.evaluation import plots
 from captum_excon.training.evaluation.runs import evaluate_run
 from captum_excon.training.evaluation.tables import figures
+from captum_excon.training.methods._settings import EvaluationSettings
 from captum_excon.training.run import runner
-from captum_excon.training.settings import EvaluationSettings
 
 # Lightning 2.6 with this torch: an import inside it.
 pytestmark = [

@@ -12,7 +12,7 @@ from captum_excon._settings import validated
 from captum_excon.training.data.views import ViewBatch
 from captum_excon.training.evaluation.measures import evaluate, evaluate_corrupted, subset
 from captum_excon.training.evaluation.shift import SHIFTS
-from captum_excon.training.settings import EvaluationSettings
+from captum_excon.training.methods._settings import EvaluationSettings
 
 IMAGES, CLASSES = 23, 3
 

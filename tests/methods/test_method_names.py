@@ -2,8 +2,8 @@
 
 import pytest
 
-from captum_excon._methods import ALIASES, find_method, method_names
 from captum_excon.errors import UserError
+from captum_excon.methods.registry import ALIASES, find_method, method_names
 
 
 @pytest.mark.parametrize(
