@@ -11,23 +11,12 @@ from captum_excon._version import __version__
 
 if TYPE_CHECKING:
     from captum_excon._files import load_image
-    from captum_excon.attr import (
-        RISE,
-        SISE,
-        AdaptiveHybridCAM,
-        AdaSISE,
-        FusedGradCAM,
-        FusedGroupCAM,
-        IntegratedGradCAM,
-        MultiLayerSISE,
-        ScoreCAM,
-        fuse_layers,
-    )
+    from captum_excon.attr import *  # noqa: F403
     from captum_excon.layers import SelectedLayer, select_layers, tokens_to_map
     from captum_excon.models import load_model
     from captum_excon.targets import callable_targets
 
-__all__ = [
+__all__ = [  # noqa: F405 - found by __getattr__
     "RISE",
     "SISE",
     "AdaSISE",

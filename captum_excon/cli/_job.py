@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captum_excon.layers import SelectedLayer
-from captum_excon.methods.registry import Method
+from captum_excon.methods.registry import Method, takes
 from captum_excon.models import Model
 from captum_excon.models.named_layers import Reshape, choose_layers
 from captum_excon.models.preprocessing import Box
@@ -154,7 +154,7 @@ class Job:
             # Captum's own classes take nothing but modules.
             deepest = used[-1] if used[-1].channels_last else used[-1].module
             arguments[method.layer_argument] = used if method.fuses else deepest
-        if self.reshape is not None and method.constructs_with("reshape_transform"):
+        if self.reshape is not None and takes(method.attribution, "reshape_transform"):
             arguments["reshape_transform"] = self.reshape
         return method.attribution(*method.positional, model, **arguments), used
 

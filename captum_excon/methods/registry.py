@@ -85,10 +85,6 @@ class Method:
         """
         return "black" if "n_steps" in self.call_options else "zero"
 
-    def constructs_with(self, option: str) -> bool:
-        """Whether the constructor has a parameter of this name."""
-        return takes(self.attribution, option)
-
     def accepts(self, option: str) -> bool:
         """Whether `attribute` has a parameter of this name."""
         return takes(self.attribution.attribute, option)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,9 @@ def model_from_checkpoint(path: Path, *, encoder: str | None = None) -> Model:
     return Model(
         str(path),
         network,
-        as_pixels if image_size is None else partial(_standard_pixels, size=image_size),
+        as_pixels
+        if image_size is None
+        else lambda image: as_pixels(standard_view(image, image_size)),
         tuple(settings["mean"]),
         tuple(settings["std"]),
         found.get("class_names"),
@@ -99,7 +100,3 @@ def _network(
     own = {k.removeprefix("network."): v for k, v in state.items() if k.startswith("network.")}
     network.load_state_dict(own)
     return network
-
-
-def _standard_pixels(image: Any, size: int) -> Any:
-    return as_pixels(standard_view(image, size))

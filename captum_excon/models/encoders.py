@@ -87,8 +87,7 @@ def _with_feature_dim(model: nn.Module, feature_dim: int | None) -> nn.Module:
         )
     if own is not None and feature_dim not in (None, own):
         raise UserError(f"feature_dim is {feature_dim}, but the model's features have size {own}")
-    if own is None:
-        cast(Any, model).feature_dim = feature_dim
+    cast(Any, model).feature_dim = feature_dim if own is None else own
     return model
 
 

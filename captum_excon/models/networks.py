@@ -50,13 +50,10 @@ _LIBRARIES = ("torchvision:", "timm:")
 
 
 def build_network(name: str, pretrained: bool, **model_args: Any) -> Model:
-    """Builds a network with its preprocessing and class names.
+    """Builds a network, with ``model_args``, and its preprocessing and class names.
 
-    Args:
-        name: ``demo``, ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME`` or
-            ``package.module:function``.
-        pretrained: Load the pretrained weights, which may be downloaded.
-        **model_args: Arguments of the library's constructor, or of the user's function.
+    ``name`` is ``demo``, ``torchvision:NAME[@WEIGHTS]``, ``timm:NAME`` or
+    ``package.module:function``; pretrained weights may be downloaded.
 
     Raises:
         UserError: There is no such network, or its weights cannot be fetched.

@@ -53,12 +53,7 @@ def load_weights(module: nn.Module, path: Path, name: str, *, headless: bool = F
 
 
 def read_plain(path: Path) -> Any:
-    """Reads what a file holds, on the CPU, if it is plain data.
-
-    Raises:
-        UserError: The file is missing, or holds code or something else that is not plain data.
-        MissingPackageError: safetensors is not installed.
-    """
+    """Reads what a file holds, on the CPU, if it is plain data; raises as `load_weights`."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:

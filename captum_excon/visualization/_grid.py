@@ -157,11 +157,7 @@ class _Text:
                 if line:
                     lines.append(line)
                 while len(word) > 1 and length(word) > width:
-                    fits = next(
-                        k
-                        for k in range(len(word) - 1, 0, -1)
-                        if k == 1 or length(word[:k]) <= width
-                    )
+                    fits = max(1, sum(length(word[:k]) <= width for k in range(1, len(word))))
                     lines.append(word[:fits])
                     word = word[fits:]
                 line = word

@@ -114,15 +114,12 @@ def overlay(
     seen = photographs[..., top:bottom, left:right]
     heat = _heat(maps, seen, single=given.ndim == 3)
     levels = _levels(heat, sign, vmin, vmax, outlier_perc)
-    blended = torch.lerp(seen, colours(levels, cmap or default_cmap(sign)), alpha)
+    blended = torch.lerp(
+        seen, colours(levels, cmap or ("bwr" if sign == "all" else "inferno")), alpha
+    )
     pictures = blended if box is None else _faded(photographs)
     pictures[..., top:bottom, left:right] = blended
     return quantized(pictures[0] if given.ndim == 3 else pictures)
-
-
-def default_cmap(sign: Sign) -> str:
-    """Returns the name of the colour map for maps of this sign."""
-    return "bwr" if sign == "all" else "inferno"
 
 
 def colours(levels: Tensor, cmap: str | Colormap) -> Tensor:

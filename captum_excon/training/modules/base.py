@@ -26,7 +26,6 @@ from captum_excon.training.methods import METHODS, find_method
 from captum_excon.training.methods._settings import ModuleSettings
 from captum_excon.training.modules.explanations import Explanations
 from captum_excon.training.modules.monitoring import LossWatch
-from captum_excon.training.modules.optimization import clip_groups
 from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._undisturbed import Explainer
 
@@ -34,8 +33,7 @@ from captum_excon.transforms._undisturbed import Explainer
 class ExplainedModule(L.LightningModule):
     r"""A classifier that is trained with explanations of itself.
 
-    ``module(images)`` maps pixels in [0, 1], (N, C, H, W), to logits (N, num_classes);
-    normalisation is inside. `explainable` maps normalised images to the same logits.
+    ``module(images)`` maps pixels in [0, 1], (N, C, H, W), to logits (N, num_classes).
 
     Explanations are computed in ``on_after_batch_transfer``, outside the distributed wrapper, the
     compiled graph and the training step's autocast region. They leave modes, buffers, gradients
@@ -121,12 +119,8 @@ class ExplainedModule(L.LightningModule):
         )
         self.explanations = Explanations(self.network, settings, teacher)
         self.teacher = self.explanations.teacher
-        self.accuracies = nn.ModuleDict(
-            {
-                stage: MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-                for stage in ("val", "test")
-            }
-        )
+        accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.accuracies = nn.ModuleDict({"val": accuracy, "test": accuracy.clone()})
         self._losses = LossWatch()
 
     # --- the network ---
@@ -152,15 +146,11 @@ class ExplainedModule(L.LightningModule):
         return features
 
     def make_explainer(self, name: str | None = None, model: Classifier | None = None) -> Any:
-        """Builds an explainer on the network.
+        """Builds an explainer on the network, or on a copy of it.
 
-        Args:
-            name: As for `explainers.find_explainer`; by default the explainer of the training.
-            model: A copy of `explainable` to explain instead.
-
-        Returns:
-            A Captum attribution for a name, on the layer of the training if it explains a layer;
-            for an explainer that was given as a function, what that returns.
+        ``name`` is as for `explainers.find_explainer`, by default that of the training. Returns a
+        Captum attribution, on the layer of the training if it explains a layer; for an explainer
+        that was given as a function, what that returns.
         """
         return self.explanations.explainer(name, model)
 
@@ -263,16 +253,16 @@ class ExplainedModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the number of the epoch before the first batches are asked for.
 
-        The learning-rate schedule asks for the loader, whose workers at once begin with the epoch
-        that the trainer knows, which Lightning restores later only.
+        The learning-rate schedule asks for them, which is before Lightning restores the epoch.
         """
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clips gradients; mixed precision has unscaled them here."""
+        """Clips the gradients of each group; mixed precision has unscaled them here."""
         if self.settings.gradient_clip is not None:
-            clip_groups(optimizer, self.settings.gradient_clip)
+            for group in optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], self.settings.gradient_clip)
 
     def _check_loss(self) -> None:
         self._losses.check(lambda flag: self.trainer.strategy.reduce(flag, reduce_op="sum"))

@@ -141,12 +141,7 @@ class CachedExplainer:
     """An explainer that looks maps up first; set ``indices`` before each batch.
 
     What it returns has gone through the cache's half precision the first time too, so that
-    results do not depend on what was found.
-
-    Args:
-        explainer: Maps images and classes to the maps that are not found.
-        forward_func: The network that it explains.
-        cache: Where maps are kept.
+    results do not depend on what was found. ``forward_func`` is the network that it explains.
     """
 
     def __init__(

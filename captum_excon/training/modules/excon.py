@@ -33,8 +33,7 @@ class ExConModule(ExplainedModule):
     Logged beside what `ExplainedModule` names: ``train/classifier_loss``.
 
     Before round ``start_epoch``, and always with ``method="supcon"``, the views are two random
-    ones. A step of the encoder costs one forward and backward pass for the maps, one forward pass
-    for acceptance, and the forward and backward pass of the loss.
+    ones.
 
     Ours, not the official code's: explaining in evaluation mode, the back-up view for constant
     maps, a learning-rate schedule for the classifier (that of the encoder), defaults.

@@ -49,13 +49,6 @@ class DeepestLayerGradCam(LayerGradCam):
     """Captum's `LayerGradCam` on the deepest layer of `captum_excon.select_layers`.
 
     The layer is chosen when the first images of a size arrive, and then kept for that size.
-
-    Example:
-        >>> import torch
-        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-        ...                       nn.Flatten(), nn.Linear(4, 2)).eval()
-        >>> DeepestLayerGradCam(model).attribute(torch.rand(2, 3, 8, 8), target=1).shape
-        torch.Size([2, 1, 6, 6])
     """
 
     def __init__(self, forward_func: nn.Module) -> None:

@@ -14,15 +14,7 @@ REMEDY = "a lower lr, more warmup_epochs or a smaller gradient_clip"
 
 
 class Stopwatch:
-    """Sums the time of regions; on a GPU from events, so that nothing waits until it is read.
-
-    Example:
-        >>> watch = Stopwatch(torch.device("cpu"))
-        >>> with watch.measure():
-        ...     _ = torch.rand(10).sum()
-        >>> watch.seconds() > 0
-        True
-    """
+    """Sums the time of regions; on a GPU from events, so that nothing waits until it is read."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"

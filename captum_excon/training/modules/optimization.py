@@ -49,12 +49,6 @@ def optimizer_with_schedule(
     return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup))
 
 
-def clip_groups(optimizer: Optimizer, max_norm: float) -> None:
-    """Scales down the gradients of each parameter group whose joint 2-norm exceeds ``max_norm``."""
-    for group in optimizer.param_groups:
-        nn.utils.clip_grad_norm_(group["params"], max_norm)
-
-
 def idle(parameters: Iterable[nn.Parameter]) -> Tensor | float:
     """Zero, as a function of the parameters.
 

@@ -40,11 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Writes the checkpoint, whole or not at all.
-
-        Raises:
-            UserError: The file cannot be written, on a full disk for example.
-        """
+        """Writes the checkpoint, whole or not at all; raises UserError on a full disk."""
         path = Path(path)
         # Serialised first: torch reports a failed write as an error that does not name its cause.
         buffer = io.BytesIO()

@@ -78,11 +78,7 @@ def as_user_errors() -> Iterator[None]:
 
 @contextmanager
 def settings_as_user_errors() -> Iterator[None]:
-    """Turns errors of networks, modules, data and the trainer about settings into UserErrors.
-
-    Raises:
-        UserError: A setting is wrong, or a package that it needs is not installed.
-    """
+    """Turns errors of networks, data and the trainer about settings or packages into UserErrors."""
     try:
         yield
     except (ValueError, ImportError, MisconfigurationException) as error:
