@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from captum_excon.cli._job import Job
     from captum_excon.methods.registry import Method
 
-ALL = ["integrated-grad-cam", "multi-layer-sise", "adaptive-hybrid-cam"]
+ALL = ["fused-group-cam", "integrated-grad-cam", "multi-layer-sise", "adaptive-hybrid-cam"]
 
 # Options for some methods only, and the keywords of `attribute` that they become.
 METHOD_OPTIONS = {
@@ -70,8 +70,8 @@ def explain(
             metavar="all or NAMES",
             rich_help_panel="What to explain",
             help=f"Separated by commas or given several times. all: {', '.join(ALL)}. Others: "
-            "rise, score-cam; sise and ada-sise, the papers' names; Captum's, such as "
-            "captum:layer-grad-cam and captum:saliency; pytorch-grad-cam's, such as "
+            "fused-grad-cam, rise, score-cam; sise and ada-sise, the papers' names; Captum's, such "
+            "as captum:layer-grad-cam and captum:saliency; pytorch-grad-cam's, such as "
             "grad-cam:LayerCAM.",
         ),
     ] = ["all"],  # noqa: B006 (typer copies it)

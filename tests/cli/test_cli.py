@@ -134,18 +134,21 @@ def test_main_names_the_extra_if_typer_is_missing(
     assert line.endswith('pip install "captum-excon[cli]"')
 
 
-def test_all_three_methods_are_shown_and_counted(image: Path) -> None:
+def test_all_four_methods_are_shown_and_counted(image: Path) -> None:
     found = facts("explain", image, *SMALL, "--n-steps", 5)
     (one,) = found["images"]
-    integrated, sise, adaptive = one["methods"]
+    fused, integrated, sise, adaptive = one["methods"]
     assert [m["method"] for m in one["methods"]] == [
+        "fused-group-cam",
         "integrated-grad-cam",
         "multi-layer-sise",
         "adaptive-hybrid-cam",
     ]
     assert (integrated["masks"], integrated["layers"]) == (None, ["4"])
     assert 5 <= integrated["forward_rows"] <= 6
-    assert sise["layers"] == adaptive["layers"] == ["1", "4"]
+    assert fused["layers"] == sise["layers"] == adaptive["layers"] == ["1", "4"]
+    assert 1 <= fused["masks"] <= 6  # as many as the deepest layer has maps
+    assert fused["forward_rows"] == fused["masks"] + 3
     assert sise["forward_rows"] == sise["masks"] + 1
     assert adaptive["forward_rows"] == adaptive["masks"] + 1
     assert adaptive["masks"] <= sise["masks"]
@@ -155,7 +158,7 @@ def test_all_three_methods_are_shown_and_counted(image: Path) -> None:
     ]
     assert one["figure"] == "explanation.png"
     width, height = shape("explanation.png")
-    assert 5 < width / height < 6  # four photographs of 3:2, and the bar
+    assert 6 < width / height < 8  # five photographs of 3:2, and the bar
 
 
 def test_the_text_names_classes_layers_masks_rows_time_and_files(image: Path) -> None:
