@@ -1,4 +1,4 @@
-"""Losses of training with explanations: ExCon's contrastive loss and EDDA's drop losses."""
+"""Losses for training with explanations: ExCon's contrastive loss and EDDA's drop losses."""
 
 from captum_excon.losses.edda import (
     EDDA_DROP,

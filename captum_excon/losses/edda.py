@@ -22,15 +22,15 @@ def drop_loss(
     margin: float = 0.0,
     multilabel: bool = False,
 ) -> Tensor:
-    """Computes EDDA's loss of images whose salient region was occluded, (N,) in float32 or more.
+    """Computes EDDA's loss for images whose salient region was occluded, (N,) in float32 or more.
 
-    The idea that occlusion should lower the confidence is the paper's; the four forms are ours.
+    That occlusion should lower the confidence is the paper's idea; the four forms are ours.
 
     Reference: *EDDA: Explanation-driven Data Augmentation to Improve Explanation Faithfulness*,
     https://arxiv.org/abs/2105.14162.
 
     Args:
-        kind: ``uniform``, ``background``, ``hinge`` or ``suppress``; see `uniform_drop_loss` etc.
+        kind: The form; see `uniform_drop_loss` etc.
         dropped_logits: (N, C) logits of the occluded images; (N, C + 1) for ``background``.
         classes: (N,) integers: the class that was explained.
         logits: (N, C) logits of the images before occlusion; only used by ``hinge``.
@@ -105,8 +105,8 @@ def suppress_drop_loss(
 ) -> Tensor:
     r""":math:`-\log(1 - p_c(x_{drop}))`; (N, C) -> (N,).
 
-    Finite for all finite logits, since :math:`1 - p_c` is computed as the sum of the other classes'
-    probabilities, or as the sigmoid of the negative logit.
+    Finite for all finite logits: :math:`1 - p_c` is the sum of the other classes' probabilities, or
+    the sigmoid of the negative logit.
     """
     _check_logits(dropped_logits, classes)
     scores = at_least_float32(dropped_logits)

@@ -22,8 +22,8 @@ class ExConLoss(nn.Module):
     .. math:: L = \operatorname{mean}_i \frac{-1}{|P(i)|} \sum_{p \in P(i)}
         \log \frac{\exp(z_i \cdot z_p / T)}{\sum_{a \in A(i)} \exp(z_i \cdot z_a / T)}
 
-    A *background* is a masked image that the model no longer recognises. How it takes part depends
-    on ``background``:
+    A *background* is a masked image that the model no longer recognises. ``background`` says how it
+    takes part:
 
     ==============  ===========================  ======================  =========================
     background      anchors                      positives               contrasts
@@ -34,18 +34,17 @@ class ExConLoss(nn.Module):
                                                  backgrounds are one
     ==============  ===========================  ======================  =========================
 
-    ``negatives`` is ExConB. A background fills every view slot, so that two views count it twice
-    [as in the official code]. Without backgrounds all three are SupCon's :math:`L_{out}`.
+    ``negatives`` is ExConB. A background counts once per view slot [as in the official code].
+    Without backgrounds all three are SupCon's :math:`L_{out}`.
 
-    Anchors without a positive (a lone label seen once) are left out of the mean; without any
-    anchor the loss is 0, with a graph [ours; the official code gives NaN]. The loss is computed in
-    float32, or float64 for float64 features, autocast or not, and never waits for the device.
+    Anchors without a positive (a label seen once) are left out of the mean; without any anchor the
+    loss is 0, with a graph [ours; the official code gives NaN]. It is computed in float32, or
+    float64 for float64 features, even under autocast, without synchronising the device.
 
     With ``gather_distributed``, contrasts and positives come from all processes of the default
-    group, and each process's loss is the sum over its own anchors times the number of processes,
-    divided by the number of all anchors: the mean over processes, which
-    ``DistributedDataParallel`` forms of gradients, is the loss of one process that holds
-    everything. Numbers of images may differ; exchanging them costs one wait for the device.
+    group. The losses are weighted so that their mean (``DistributedDataParallel`` averages the
+    gradients) is the loss of one process that holds everything. Numbers of images may differ;
+    exchanging them synchronises the device once.
 
     References: Khosla et al., *Supervised Contrastive Learning*, NeurIPS 2020,
     https://arxiv.org/abs/2004.11362; Zhang et al., *ExCon: Explanation-driven Supervised
@@ -54,8 +53,8 @@ class ExConLoss(nn.Module):
     Args:
         temperature: :math:`T`; ExCon uses 0.1.
         background: How backgrounds take part.
-        base_temperature: If given, the loss is multiplied by ``temperature / base_temperature``.
-            The official code does so with 0.07, and its learning rate was chosen with it.
+        base_temperature: Multiplies the loss by ``temperature / base_temperature``. The official
+            code, whose learning rate was tuned with it, uses 0.07.
         gather_distributed: Contrast with the images of all processes.
 
     Raises:
@@ -93,8 +92,8 @@ class ExConLoss(nn.Module):
         """Computes the loss of a batch, a scalar.
 
         Args:
-            features: (N, V, D) floating point: V views of each image, of length 1 along D
-                (``torch.nn.functional.normalize(features, dim=-1)``), which is not checked.
+            features: (N, V, D) floating point: V views of each image, of length 1 along D, which
+                is not checked.
             labels: (N,) integers. A background's label is ignored.
             is_background: (N,) bool; None for no backgrounds.
 
