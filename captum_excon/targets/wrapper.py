@@ -21,50 +21,46 @@ def callable_targets(
     indexed: bool = False,
     split: Callable[[Any, int], Sequence[Any]] | None = None,
 ) -> CallableTargets:
-    """Wrap ``model`` so that functions of its output take the place of classes.
+    """Wraps ``model`` so that functions of its output take the place of classes.
 
-    A target is a callable that receives the model's output *for one image* and returns a scalar
-    tensor: the convention of pytorch-grad-cam, whose ``ClassifierOutputTarget``,
-    ``SemanticSegmentationTarget`` and ``FasterRCNNBoxScoreTarget`` can be given as they are. The
-    wrapped model is a "classifier" whose class ``t`` is ``targets[t]``, so that Captum's own
-    ``target`` says which callable explains which image, and Captum repeats it together with the
-    images wherever a method repeats them:
+    A target is a callable from the model's output *for one image* to a scalar tensor, as in
+    pytorch-grad-cam, whose ``ClassifierOutputTarget``, ``SemanticSegmentationTarget`` and
+    ``FasterRCNNBoxScoreTarget`` work unchanged. The wrapped model is a "classifier" whose class
+    ``t`` is ``targets[t]``, and Captum's own ``target`` selects the callable for each image:
 
     * ``attribute(images, target=0)``: the first callable explains every image;
     * ``attribute(images, target=[0, 1, 2])``: one callable for each image;
     * ``attribute_classes(images, [0, 1])``: both callables for every image, in one sweep.
 
-    Every callable is evaluated on every row of a batch. With ``indexed=True``, only one is: the
-    wrapped model then takes, as its **last** additional argument, the indices of the callables,
-    one for each image, and returns ``(rows,)`` instead of ``(rows, T)``. That suits a long list
-    with one target for each image: ``attribute(images, additional_forward_args=wrapped.index)``,
-    or ``(mask, wrapped.index)`` where the model itself has an additional argument ``mask``; there
-    is no ``target`` then.
+    Every callable is evaluated on every row of a batch. For a long list with one target per image,
+    ``indexed=True`` evaluates only one per row: the **last** additional argument then holds the
+    indices of the callables, as in ``attribute(images, additional_forward_args=wrapped.index)``, or
+    ``(mask, wrapped.index)`` if the model itself has an additional argument; ``target`` is not
+    given.
 
-    The outputs are scores, and a softmax over callables would mean nothing, so this package's
-    methods and metrics take them as they are (``score="identity"``) unless ``score`` is given. A
-    callable that should be a probability applies its own softmax or sigmoid.
+    A softmax over callables would be meaningless, so this package's methods and metrics use the
+    values as they are unless ``score`` is given. A callable whose value should be a probability
+    applies its own softmax or sigmoid.
 
     Args:
-        model: Any module; a ``DistributedDataParallel`` is taken off. It is not changed; it becomes
-            the submodule ``model`` of the result, so a layer is given as ``model.layer4`` itself or
-            by the name ``"model.layer4"``.
+        model: Any module; ``DistributedDataParallel`` is removed. It becomes the submodule
+            ``model`` of the result, so a layer is given as ``model.layer4`` or by the name
+            ``"model.layer4"``.
         targets: One callable or several.
-        indexed: Whether the last argument of each call says which callable scores which row.
+        indexed: Whether the last argument of each call selects one callable per row.
         split: Called with the model's output and the number of rows, returns the outputs of the
             single images. Default: :func:`split_rows`.
 
     Returns:
-        A module: ``wrapped(*inputs)`` of shape ``(rows, T)``, or, if ``indexed``,
-        ``wrapped(*inputs, index)`` of shape ``(rows,)``; rows are those of the first input. It
-        is on the first input's device, and gradients flow through it.
+        A module that returns ``(rows, T)``, or ``(rows,)`` if ``indexed``, on the first input's
+        device; rows are those of the first input. Gradients flow through it.
 
     Raises:
-        TypeError: If ``model`` is no module or a target is not callable. In a call: if a target
-            returns something other than a tensor, or the output cannot be split.
+        TypeError: If ``model`` is not a module or a target is not callable. In a call: if a target
+            does not return a tensor, or the output cannot be split.
         ValueError: If there is no target. In a call: if a target returns a tensor that is not
-            scalar, if the output does not have as many rows as the input, or if the index is
-            missing, out of range or of another length than the batch.
+            scalar, the output has another number of rows than the input, or the index is missing,
+            out of range or of the wrong length.
 
     Example:
         >>> import torch
@@ -88,8 +84,8 @@ def callable_targets(
         if not callable(target):
             raise TypeError(
                 f"targets[{t}] is {target!r}, which cannot be called. A target is a function from "
-                "the output for one image to a scalar tensor; class numbers are given to "
-                "`attribute` as `target`, without this wrapper."
+                "the output for one image to a scalar tensor; for a class number, pass `target` to "
+                "`attribute` without this wrapper."
             )
     if isinstance(model, nn.parallel.DistributedDataParallel):
         # Its forward waits for the other ranks, which may have other numbers of rows to score.
@@ -101,12 +97,9 @@ class CallableTargets(nn.Module):
     """The model that :func:`callable_targets` makes.
 
     Attributes:
-        emits_scores: True; asks the methods and metrics of this package to use the outputs as
-            they are.
-        model: The wrapped model.
-        targets: The callables.
-        index: Only if ``indexed``: ``arange(T)``, for ``additional_forward_args`` when image ``i``
-            is explained by ``targets[i]``. It may stay on the CPU whatever the model's device.
+        emits_scores: Tells this package's methods and metrics to use the outputs as they are.
+        index: If ``indexed``, ``arange(T)``: image ``i`` is explained by ``targets[i]``. It may
+            stay on the CPU whatever the model's device.
     """
 
     emits_scores = True
@@ -130,7 +123,7 @@ class CallableTargets(nn.Module):
             self.index = torch.arange(len(targets))
 
     def forward(self, *inputs: Any) -> Tensor:
-        """Score every row by every callable, or, if ``indexed``, by the one that it names."""
+        """Scores every row by every callable, or, if ``indexed``, by the one that it names."""
         index: list[int] | None = None
         if self.indexed:
             inputs, index = inputs[:-1], self._read_index(inputs)
@@ -138,7 +131,7 @@ class CallableTargets(nn.Module):
         if index is not None and len(index) != rows:
             raise ValueError(
                 f"the index has {len(index)} entries, but the batch has {rows} rows. It needs one "
-                "entry for each image; `wrapped.index` fits as many images as there are targets."
+                "entry per image; `wrapped.index` fits as many images as there are targets."
             )
         samples = self.split(self.model(*inputs), rows)
         if len(samples) != rows:
@@ -157,15 +150,12 @@ class CallableTargets(nn.Module):
         if not isinstance(index, Tensor) or index.dtype != torch.long or index.dim() != 1:
             raise ValueError(
                 "this model was wrapped with indexed=True, so its last argument must be a 1-D "
-                "torch.long tensor with the index of each image's target: pass "
-                "`additional_forward_args=wrapped.index`."
+                "torch.long tensor of target indices: pass `additional_forward_args=wrapped.index`."
             )
         chosen: list[int] = index.tolist()
-        for t in chosen:
-            if not 0 <= t < len(self.targets):
-                raise ValueError(
-                    f"index {t} is out of range: there are {len(self.targets)} targets."
-                )
+        count = len(self.targets)
+        if outside := [t for t in chosen if not 0 <= t < count]:
+            raise ValueError(f"index {outside[0]} is out of range: there are {count} targets.")
         return chosen
 
     def _score(self, t: int, sample: Any) -> Tensor:
@@ -183,29 +173,23 @@ class CallableTargets(nn.Module):
 
 
 def split_rows(output: Any, rows: int) -> list[Any]:
-    """Split a model's output for a batch into the outputs for its single images.
+    """Splits a model's output for a batch into the outputs for its single images.
 
     * A tensor of shape ``(rows, ...)`` gives its slices ``output[i]``.
-    * A **list without a tensor in it**, at the outermost level, is what torchvision's detectors
-      return, one dictionary for each image: image ``i`` has element ``i``.
+    * A **list without tensors**, at the outermost level, is what torchvision's detectors return,
+      one dictionary per image: image ``i`` gets element ``i``.
     * A tuple, named tuple, mapping, dataclass or any other list is a structure of batched values:
-      image ``i`` has the same structure (a plain ``dict`` for a mapping) of slices.
-    * Inside a structure, values without rows (``None``, numbers, strings and tensors without
-      dimensions, such as a loss) are handed to every image.
+      image ``i`` gets the same structure (a plain ``dict`` for a mapping) of slices.
+    * Inside a structure, values without rows (``None``, numbers, strings and scalar tensors, such
+      as a loss) are passed to every image.
 
-    So a list of tensors is never read as one tensor for each image, whatever its length. Give
-    ``split`` to :func:`callable_targets` where the model means that.
-
-    Args:
-        output: What the model returned.
-        rows: How many images it was given.
-
-    Returns:
-        A list of ``rows`` outputs. Tensors are views, and gradients flow through them.
+    So a list of tensors is never read as one tensor per image, whatever its length; give
+    :func:`callable_targets` a ``split`` if the model means that. Tensors are split into views, and
+    gradients flow through them.
 
     Raises:
         ValueError: If a tensor or a list of images does not have ``rows`` rows.
-        TypeError: If the output, or a part of it, is of a type that is not named above.
+        TypeError: If the output, or a part of it, has a type not named above.
 
     Example:
         >>> import torch
