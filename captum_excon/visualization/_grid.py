@@ -30,26 +30,25 @@ def grid(
 ) -> npt.NDArray[np.uint8]:
     """Arranges pictures in a labelled figure.
 
-    Batches of pictures become rows with ``zip``: one row for each image, one column for each
-    batch. Text is drawn as it is, broken into lines where it is wider than its column.
+    ``zip`` turns batches into rows: one row per image, one column per batch. Text is drawn
+    literally and wrapped to the width of its column.
 
     Args:
         rows: Rows of pictures ``(3, H, W)`` or ``(1, H, W)``, ``uint8`` or in [0, 1], or PIL
-            images; ``None`` leaves a place empty. They may differ in size: all are scaled to one
-            height.
+            images, of any size; ``None`` leaves a place empty.
         titles: Text above each column.
-        captions: Text below each picture, in rows as the pictures are; "" for none.
+        captions: Text below each picture, in rows like the pictures; "" for none.
         row_labels: Text to the left of each row.
-        height: Height of every picture in pixels. Fonts and gutters are in proportion to it.
-        cmap: Draws a bar with the colours of this colour map at the right of the first row.
+        height: Height of every picture in pixels. Fonts and gutters scale with it.
+        cmap: Draws a bar of this colour map to the right of the first row.
         cmap_labels: Text at the lower and the upper end of the bar.
 
     Returns:
-        ``uint8`` array of shape ``(height, width, 3)`` on white ground.
+        ``uint8`` array of shape ``(height, width, 3)`` with a white background.
 
     Raises:
-        ValueError: If there is no picture, if rows or texts differ in number, if a picture is not
-            an image, or if ``height`` is not positive.
+        ValueError: If there is no picture, rows or texts differ in number, a picture has the wrong
+            shape or range, or ``height`` is not positive.
         TypeError: If a picture is neither ``uint8`` nor floating-point.
 
     Example:
@@ -115,7 +114,7 @@ def grid(
 
 
 class _Text:
-    """Text in proportion to the height of the pictures."""
+    """Measures and draws text in proportion to the height of the pictures."""
 
     def __init__(self, height: int) -> None:
         self.gutter = max(4, height // 36)
@@ -133,19 +132,17 @@ class _Text:
         return lines * self.pitch + self.gutter if lines else 0
 
     def width(self, texts: list[list[str]]) -> int:
-        """Returns the width of the widest line."""
         lengths = (self.font.getlength(line) for lines in texts for line in lines)
         return max(map(math.ceil, lengths), default=0)
 
     def write(
         self, draw: ImageDraw.ImageDraw, lines: list[str], x: float, y: float, anchor: str
     ) -> None:
-        """Draws lines from the top down."""
         for i, line in enumerate(lines):
             draw.text((x, y + i * self.pitch), line, fill="black", font=self.font, anchor=anchor)
 
     def wrap(self, text: str, width: int) -> list[str]:
-        """Breaks text into lines no wider than ``width``, between words if they are short."""
+        """Breaks text into lines no wider than ``width``, inside a word only if it is wider."""
         lines: list[str] = []
         length = self.font.getlength
         for paragraph in text.splitlines():

@@ -41,37 +41,35 @@ def overlay(
 ) -> Tensor:
     """Blends heat maps with the images that they explain.
 
-    Every image has a scale of its own unless ``vmin`` and ``vmax`` fix one. A map is shown from
-    its smallest to its largest value (after ``sign``), with ``sign="all"`` from minus to plus its
-    largest magnitude, so that the middle of the colour map is 0. A map without contrast, all zero
-    or constant, gets the colour of the scale's lower end everywhere (with ``sign="all"`` an
-    all-zero map gets the middle): no heat, rather than amplified rounding noise.
+    Every image has its own scale unless ``vmin`` and ``vmax`` fix one. A map is shown from its
+    smallest to its largest value (after ``sign``); with ``sign="all"`` from minus to plus its
+    largest magnitude, so that 0 has the middle colour. A constant map shows no heat, rather than
+    amplified rounding noise: it gets the colour of the scale's lower end (of the middle, if all
+    zero and ``sign="all"``).
 
     Args:
-        images: ``(N, C, H, W)``, or one image ``(C, H, W)``; grayscale (``C = 1``) or RGB
-            (``C = 3``). ``uint8``, or floating-point in [0, 1], or, if ``mean`` and ``std`` are
-            given, ``(image - mean) / std`` of such an image, as a network receives it. Or a PIL
-            image, such as `captum_excon.load_image` gives, with ``box``.
-        attributions: ``(N, C, h, w)`` or ``(N, h, w)``; for one image ``(C, h, w)`` or
-            ``(h, w)``. Channels are averaged, so a map that is repeated over the channels stays
-            what it is. Maps of another size, such as a layer's, are resized bilinearly
-            (``align_corners=False``). Any device; numpy arrays are accepted. For a PIL image also
-            ``(1, C, h, w)``.
+        images: ``(N, C, H, W)`` or ``(C, H, W)``, grayscale (``C = 1``) or RGB (``C = 3``):
+            ``uint8``, floating-point in [0, 1], or, with ``mean`` and ``std``,
+            ``(image - mean) / std`` of such an image. Or a PIL image, together with ``box``.
+        attributions: ``(N, C, h, w)`` or ``(N, h, w)``; for one image ``(C, h, w)`` or ``(h, w)``;
+            for a PIL image also ``(1, C, h, w)``. Channels are averaged, so a map repeated over
+            the channels is unchanged. Maps of another size, such as a layer's, are resized
+            bilinearly (``align_corners=False``). Any device; numpy arrays are accepted.
         box: The part of the image that the maps cover, (left, top, right, bottom) in pixels, as
-            `captum_excon.models.Model.view` gives it; the rest is shown pale and gray. By default
+            returned by `captum_excon.models.Model.view`; the rest is shown pale and gray. Default:
             the whole image.
-        mean: Mean of the normalisation to undo, a number or one for each channel.
+        mean: Mean of the normalisation to undo, a number or one per channel.
         std: Standard deviation of the normalisation to undo.
-        sign: Which values are heat, in the terms of Captum's ``visualize_image_attr``:
-            ``"positive"`` (negative ones count as 0), ``"negative"`` (the opposite),
-            ``"absolute_value"``, or ``"all"`` for a signed picture.
-        vmin: Heat (after ``sign``) at the lower end of the colour map, the same for every image;
-            lesser heat is clipped. Default: 0 where ``vmax`` is given, else each map's smallest
-            value. Not with ``sign="all"``, where it is ``-vmax``.
+        sign: Which values are heat, as in Captum's ``visualize_image_attr``: ``"positive"``
+            (negative values count as 0), ``"negative"`` (the opposite), ``"absolute_value"``, or
+            ``"all"`` for a signed picture.
+        vmin: Heat (after ``sign``) at the lower end of the colour map, for every image. Default: 0
+            if ``vmax`` is given, else each map's smallest value. With ``sign="all"`` it is
+            ``-vmax`` and must not be given.
         vmax: Heat at the upper end. Default: each map's largest value.
-        outlier_perc: Where ``vmax`` is not given: saturate the largest values, those that make up
+        outlier_perc: If ``vmax`` is not given, saturates the largest values, those that make up
             this percentage of the sum of the map's magnitudes, in [0, 100). Captum's definition;
-            2 suits the noisy maps of gradients.
+            2 suits noisy gradient maps.
         cmap: A matplotlib colour map or its name. Default: ``"inferno"``, or ``"bwr"`` (blue,
             white, red) for ``sign="all"``.
         alpha: Opacity of the heat map, from 0 (only the image) to 1 (only the heat map).
@@ -81,9 +79,8 @@ def overlay(
         device.
 
     Raises:
-        ValueError: If shapes do not fit, if a PIL image has no box, if an attribution is NaN or
-            infinite, if the image does not lie in [0, 1] after un-normalising, or if an option is
-            out of range.
+        ValueError: If shapes do not fit, a PIL image has no box, an attribution is NaN or infinite,
+            an image is not in [0, 1] after un-normalising, or an option is out of range.
         TypeError: If the images are neither ``uint8`` nor floating-point.
 
     Example:
@@ -103,7 +100,7 @@ def overlay(
         raise ValueError(f"alpha must be in [0, 1], not {alpha}.")
     if isinstance(images, Image.Image) and box is None:
         raise ValueError(
-            "a network sees a part of a photograph only: pass box=model.view(image), or the whole, "
+            "a network sees only a part of a photograph: pass box=model.view(image), or the whole, "
             f"box=(0, 0, {images.width}, {images.height})."
         )
     given, maps = as_tensor(images), as_tensor(attributions)
@@ -114,9 +111,8 @@ def overlay(
     seen = photographs[..., top:bottom, left:right]
     heat = _heat(maps, seen, single=given.ndim == 3)
     levels = _levels(heat, sign, vmin, vmax, outlier_perc)
-    blended = torch.lerp(
-        seen, colours(levels, cmap or ("bwr" if sign == "all" else "inferno")), alpha
-    )
+    cmap = cmap or ("bwr" if sign == "all" else "inferno")
+    blended = torch.lerp(seen, colours(levels, cmap), alpha)
     pictures = blended if box is None else _faded(photographs)
     pictures[..., top:bottom, left:right] = blended
     return quantized(pictures[0] if given.ndim == 3 else pictures)
@@ -130,7 +126,6 @@ def colours(levels: Tensor, cmap: str | Colormap) -> Tensor:
 
 
 def _pixels_of(box: Box | None, photographs: Tensor) -> tuple[int, int, int, int]:
-    """Rounds a box to pixels."""
     height, width = photographs.shape[-2:]
     if box is None:
         return 0, 0, width, height
@@ -141,7 +136,6 @@ def _pixels_of(box: Box | None, photographs: Tensor) -> tuple[int, int, int, int
 
 
 def _faded(photographs: Tensor) -> Tensor:
-    """Returns pale gray images: what the network did not see."""
     gray = photographs.mean(1, keepdim=True).expand_as(photographs)
     return torch.lerp(gray, torch.ones_like(gray), 0.6)
 
@@ -168,7 +162,7 @@ def _heat(given: Tensor, photographs: Tensor, single: bool) -> Tensor:
 def _levels(
     heat: Tensor, sign: Sign, vmin: float | None, vmax: float | None, outlier_perc: float
 ) -> Tensor:
-    """Positions in the colour map, in [0, 1], of maps ``(N, H, W)``."""
+    """Returns the positions in the colour map, in [0, 1], of maps ``(N, H, W)``."""
     if sign == "all" and vmin is not None:
         raise ValueError('sign="all" is symmetric about 0: pass vmax alone, vmin is -vmax.')
     low = 0.0 if vmin is None else vmin
@@ -198,7 +192,7 @@ def _levels(
 
 
 def _saturation(magnitudes: Tensor, outlier_perc: float) -> Tensor:
-    """The magnitude up to which a map's values add up to ``100 - outlier_perc`` % of its sum."""
+    """Returns the magnitude up to which values make up ``100 - outlier_perc`` % of a map's sum."""
     ascending = magnitudes.sort(dim=1).values
     # Divided by the peak, so that the sum of a map of very large values stays finite.
     sums = (ascending / ascending[:, -1:].clamp(min=torch.finfo(ascending.dtype).tiny)).cumsum(1)

@@ -1,4 +1,4 @@
-"""Images as networks and files have them, as pixels in [0, 1] or 8 bits."""
+"""Conversion of images to pixels in [0, 1] or 8 bits, and to files."""
 
 from __future__ import annotations
 
@@ -21,18 +21,7 @@ def to_uint8(
 ) -> Tensor:
     """Turns images, normalised or not, into 8-bit RGB pictures.
 
-    Args:
-        images: As for :func:`overlay`.
-        mean: Mean of the normalisation to undo, a number or one for each channel.
-        std: Standard deviation of the normalisation to undo.
-
-    Returns:
-        ``uint8`` tensor of shape ``(N, 3, H, W)``, or ``(3, H, W)`` for one image, on the images'
-        device.
-
-    Raises:
-        ValueError: If the shape is wrong or the image does not lie in [0, 1] after un-normalising.
-        TypeError: If the images are neither ``uint8`` nor floating-point.
+    The arguments, errors and form of the result are those of :func:`overlay`.
 
     Example:
         >>> import torch
@@ -46,10 +35,10 @@ def to_uint8(
 
 
 def as_tensor(images: Array | Image.Image) -> Tensor:
-    """Returns arrays and tensors as they are, and a PIL image as (3, H, W) uint8."""
+    """Returns a tensor of the same shape; of shape (3, H, W) and uint8 for a PIL image."""
     if isinstance(images, Image.Image):
         return torch.from_numpy(np.array(images.convert("RGB"))).movedim(-1, 0)
-    # The copy is for arrays that are read-only or flipped, which torch does not take.
+    # torch accepts neither read-only nor flipped arrays, hence the copy.
     return images.detach() if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
 
 
@@ -74,16 +63,13 @@ def unnormalized(images: Tensor, mean: PerChannel | None, std: PerChannel | None
         pixels = pixels * _per_channel("std", std, pixels) + _per_channel("mean", mean, pixels)
     if not pixels.isfinite().all():
         raise ValueError("images contain NaN or infinite values.")
-    # Less than one grey level: what a round trip through bfloat16 costs at most.
+    # A round trip through bfloat16 costs less than one grey level.
     if pixels.numel() and (pixels.min() < -1 / 255 or pixels.max() > 1 + 1 / 255):
-        raise ValueError(
-            f"images have values from {pixels.min():.3g} to {pixels.max():.3g}, outside [0, 1]"
-            + (
-                ": pass mean and std if they are normalised (`overlay` and `to_uint8` take them)."
-                if mean is None
-                else " after the normalisation is undone: mean and std are not the ones it used."
-            )
-        )
+        advice = ": pass mean and std if they are normalised (to `overlay` or `to_uint8`)."
+        if mean is not None:
+            advice = " after the normalisation is undone: mean and std are not the ones it used."
+        found = f"from {pixels.min():.3g} to {pixels.max():.3g}"
+        raise ValueError(f"images have values {found}, outside [0, 1]{advice}")
     pixels = pixels.clamp(0, 1).reshape(-1, *pixels.shape[-3:])
     return pixels.expand(-1, 3, -1, -1)
 
@@ -108,22 +94,13 @@ def save_png(picture: Array, path: str | Path) -> None:
     """Saves a picture or a figure as a PNG file.
 
     Args:
-        picture: What :func:`grid` returns, ``(H, W, 3)``, or one picture as :func:`overlay` makes
-            it, a tensor ``(3, H, W)``; ``uint8``.
+        picture: ``uint8``: an array ``(H, W, 3)`` as :func:`grid` returns it, or a tensor
+            ``(3, H, W)``, one picture of :func:`overlay`.
         path: The file, whose name ends in ``.png``. An existing file is replaced.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
         ValueError: If the name does not end in ``.png`` or ``picture`` is not one picture.
-
-    Example:
-        >>> import tempfile, torch
-        >>> from pathlib import Path
-        >>> from captum_excon.visualization import save_png
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_png(torch.zeros(3, 4, 6, dtype=torch.uint8), Path(folder, "black.png"))
-        ...     Path(folder, "black.png").read_bytes()[1:4]
-        b'PNG'
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
