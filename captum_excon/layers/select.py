@@ -26,13 +26,13 @@ class SelectedLayer:
     """A layer that `select_layers` chose.
 
     Attributes:
-        name: The module's name; ``unwrap(model).get_submodule(name)`` is `module`.
+        name: Its name in the unwrapped model.
         module: The module whose output is the feature map.
         channels: Number of feature maps.
         size: Spatial size of a map, ``(h, w)`` for images.
-        channels_last: True if the module emits `(N, *size, channels)`, as the stages of
-            torchvision's Swin do; False for `(N, channels, *size)`.
-        input_channels_last: The same of what the module is given.
+        channels_last: Whether the output is `(N, *size, channels)`, as in torchvision's Swin, and
+            not `(N, channels, *size)`.
+        input_channels_last: The same for the module's input.
     """
 
     name: str
@@ -50,77 +50,37 @@ def select_layers(
     *,
     reshape_transform: ReshapeTransform | None = None,
 ) -> list[SelectedLayer]:
-    r"""Chooses the last layer of every convolutional block, from shallow to deep.
+    """Chooses the last layer of every convolutional block, from shallow to deep.
 
-    SISE splits a CNN at its down-sampling layers and takes the input of each of them, and the last
-    map before global pooling or flattening. The choice here is made from one forward pass and
-    depends on no architecture's class or module names (the method is ours, the aim the paper's):
+    SISE splits a CNN at its down-sampling layers and explains the input of each, and the last map
+    before global pooling or flattening. Here one traced forward pass finds these maps, whatever the
+    model's classes and modules are called; docs/methods.md gives the rules and the corner cases.
 
-    1. The **main path** is the sequence of maps that everything later is computed from: no path
-       from image to output avoids them. What happens inside a residual or a many-branched block,
-       a gate, or an auxiliary classifier is not on it. A map has the input's number of dimensions
-       and more than one position.
-    2. The main path is cut where a spatial dimension falls to half (rounded up) or less. The loss
-       of a border in an unpadded convolution is no cut.
-    3. Each piece gives its **last** map, unless up-sampling follows. A map counts only if a layer
-       with parameters has worked at its size: a pooled map is the one before it again.
-    4. A block that down-samples **once, by a strided layer with parameters,** counts as one
-       down-sampling layer if **at most one layer with weights** precedes its stride: the expansion
-       in MobileNet's and EfficientNet's blocks, or none in a pre-activated block. Depth-wise
-       layers around an expansion do not count. What the block computes before its stride is left
-       out if the piece has another map. A pooling layer is never widened in this way: its very
-       input is taken, wherever it sits.
-    5. Of the modules that emit a map, the **outermost** is named: ``layer2``, not
-       ``layer2.3.relu``.
-
-    Readings chosen where several were possible:
-
-    - *Modules used twice* are known to a hook by their **last** call, so only that call can be
-      chosen. The map of an earlier call is left to the module before or around it.
-    - *In-place operations* make a new map: an in-place ``nn.ReLU`` is chosen, not the convolution
-      before it. Where the operation is a function (``F.relu(x, inplace=True)``), no module emits
-      the result, and the one that emitted `x` is chosen.
-    - *Sums that no module emits* (``x + self.block(x)`` in the caller): ``block`` stands for them.
-      So do, for resolutions that the main path jumps over because cells read two earlier ones
-      (NASNet, HRNet), the modules called beside the path's.
-    - *Skips past the bottom* (U-Net, heads on several stages): the path leads to the last of the
-      smallest maps instead of to the output.
-    - *Class scores and box regressions are no feature maps*: in models with a dense output, and in
-      heads (submodules that receive maps, emit none and end in a convolution: those of SqueezeNet
-      and of detectors), maps from that last layer on are left out. In a detector the path leads to
-      the last of the smallest maps that every score depends on.
-    - *Tokens*: with `reshape_transform`, every output that it accepts is a map, all usually at
-      one size, so the list has one entry. It is the last whose positions still reach the output.
-      In a class-token ViT that is the **input** of the last block, since the patch tokens that
-      the last block emits are thrown away; in a ViT that averages its tokens, its last layer.
-
-    The pass is made without gradients (with them if `reshape_transform` is given), on an empty
-    batch where the model takes one (no row is spent), else on the first row; a model with modules
-    in training mode is given all rows as they are. Modes, buffers, gradients and the random state
-    are as before afterwards. Other threads may use the model meanwhile, in evaluation mode.
+    The pass runs without gradients (with them if `reshape_transform` is given), on an empty batch
+    if the model accepts one, otherwise on the first row; a model with modules in training mode gets
+    all rows. Modes, buffers, gradients and the random state are left unchanged. Other threads may
+    use the model meanwhile, in evaluation mode.
 
     Args:
-        model: The network. ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``
-            wrappers are taken off (see `unwrap`); names are relative to what is inside.
-        example_inputs: `(N, C, *spatial)`, one to three spatial dimensions, or a tuple of tensors,
-            of which the first with at least three dimensions is the image. A second image is
-            followed only if no map can be found for the first.
+        model: The network, possibly wrapped (see `unwrap`); names are relative to what is inside.
+        example_inputs: `(N, C, *spatial)` with one to three spatial dimensions, or a tuple of
+            tensors. The first with at least three dimensions is taken for the image; a second is
+            tried only if the first has no map.
         additional_forward_args: Further arguments of the model, as in Captum. Tensors with `N`
-            rows are cut with the inputs.
-        reshape_transform: Turns the output of a module into `(N, C, *spatial)`. It is tried on
-            every module; one that it raises an error for is not considered.
+            rows are cut like the inputs.
+        reshape_transform: Turns the output of a module into `(N, C, *spatial)`. Modules whose
+            output makes it raise an error are ignored.
 
     Returns:
-        The layers in the order of execution. For ResNet-50 these are ``relu``, ``layer1``,
-        ``layer2``, ``layer3`` and ``layer4``; for VGG-16 ``features.3``, ``.8``, ``.15``, ``.22``
-        and ``.29``.
+        The layers in order of execution: for ResNet-50 ``relu`` and ``layer1`` to ``layer4``, for
+        VGG-16 ``features.3``, ``.8``, ``.15``, ``.22`` and ``.29``.
 
     Raises:
-        TypeError: If `model` is no ``nn.Module`` or a scripted one, or if the inputs are neither a
-            tensor nor a tuple of tensors.
+        TypeError: If `model` is not an ``nn.Module`` or is scripted, or if the inputs are not
+            tensors.
         ValueError: If no input has three dimensions, if a model in training mode gets no rows, if
-            the model has no maps, or if most of it works on tokens and there is no
-            `reshape_transform`.
+            the model has no maps, or if it mostly works on tokens and `reshape_transform` is
+            missing.
 
     Reference:
         Sattarzadeh et al., *Explaining Convolutional Neural Networks through Attribution-Based
@@ -140,7 +100,7 @@ def select_layers(
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"Layers can be found in an nn.Module, not in {type(model).__name__}. "
-            "Pass the modules to explain explicitly, as layers=[...]."
+            "Pass the modules yourself, as layers=[...]."
         )
     if reshape_transform is not None and not callable(reshape_transform):
         raise TypeError("reshape_transform must be a callable that turns a tensor into a tensor.")
@@ -190,14 +150,9 @@ def _selected(call: Call) -> SelectedLayer:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Returns the module inside the wrappers that would hide its hooks or change its names.
+    """Returns the module inside wrappers that would hide its hooks or change its names.
 
-    Args:
-        model: Any module, perhaps wrapped by ``torch.compile``, ``DataParallel`` or
-            ``DistributedDataParallel``, in any nesting.
-
-    Returns:
-        The innermost module, which shares its parameters with `model`.
+    These are ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, nested or not.
 
     Example:
         >>> from torch import nn
@@ -218,7 +173,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 def channels_last_to_first(tensor: Tensor) -> Tensor:
     """Moves the channels of `(N, *spatial, C)` to `(N, C, *spatial)`, as a view.
 
-    It is a `reshape_transform` for layers that `SelectedLayer.channels_last` marks.
+    Serves as `reshape_transform` for layers with `SelectedLayer.channels_last`.
 
     Example:
         >>> channels_last_to_first(torch.zeros(2, 7, 5, 96)).shape
@@ -238,9 +193,8 @@ class _TokensToMap:
         if tokens.ndim != 3 or tokens.shape[1] != expected:
             raise ValueError(
                 f"Expected tokens (N, {expected}, C), that is {self.prefix_tokens} + {self.height} "
-                f"x {self.width} tokens, but got {tuple(tokens.shape)}. Give tokens_to_map the "
-                "model's grid (image size / patch size) and its number of class and register "
-                "tokens."
+                f"x {self.width} tokens, but got {tuple(tokens.shape)}. Pass tokens_to_map the "
+                "grid (image size / patch size) and the number of class and register tokens."
             )
         patches = tokens[:, self.prefix_tokens :].transpose(1, 2)
         return patches.reshape(*patches.shape[:2], self.height, self.width)
@@ -252,11 +206,11 @@ def tokens_to_map(height: int, width: int, prefix_tokens: int = 1) -> ReshapeTra
     Args:
         height: Rows of the grid of patches: 14 for an image of 224 pixels and patches of 16.
         width: Columns of the grid.
-        prefix_tokens: Tokens before the patches, which are dropped: the class token and registers.
+        prefix_tokens: Class and register tokens before the patches; they are dropped.
 
     Returns:
-        A callable, which can be pickled, from `(N, prefix_tokens + height * width, C)` to
-        `(N, C, height, width)`, a view. It raises ValueError for any other shape.
+        A picklable callable from `(N, prefix_tokens + height * width, C)` to a view of shape
+        `(N, C, height, width)`. It raises ValueError for any other shape.
 
     Raises:
         ValueError: If a size is below 1 or `prefix_tokens` is negative.
@@ -266,8 +220,6 @@ def tokens_to_map(height: int, width: int, prefix_tokens: int = 1) -> ReshapeTra
         torch.Size([2, 768, 14, 14])
     """
     if height < 1 or width < 1 or prefix_tokens < 0:
-        raise ValueError(
-            "height and width must be at least 1 and prefix_tokens at least 0; "
-            f"got {height}, {width} and {prefix_tokens}."
-        )
+        given = f"got {height}, {width} and {prefix_tokens}"
+        raise ValueError(f"height and width must be at least 1, prefix_tokens at least 0; {given}.")
     return _TokensToMap(height, width, prefix_tokens)
