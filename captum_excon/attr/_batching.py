@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 # Inputs of 2**22 elements (16 MiB in float32) are a safe first batch on any device; on the CPU,
-# where larger batches soon cost more than they gain, growth ends at four times that.
+# where larger batches gain little, growth ends at four times that.
 _FIRST_ELEMENTS = 2**22
 _CPU_ELEMENTS = 2**24
 _WORTHWHILE = 1.05  # a batch size is doubled as long as that gains 5 % more rows a second
@@ -27,7 +27,7 @@ _TRIALS = 2  # the faster of two batches counts: the first one of a size warms u
 
 
 def first_batch_size(inputs: tuple[Tensor, ...], at_most: int) -> int:
-    """Returns a batch size that is safe before anything is known about the model's memory."""
+    """Returns a batch size that is safe while nothing is known about the model's memory."""
     per_row = sum(x.shape[1:].numel() for x in inputs)
     return max(1, min(at_most, _FIRST_ELEMENTS // per_row))
 
@@ -92,7 +92,7 @@ def run_in_batches(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out."""
+    """Whether an error says that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()

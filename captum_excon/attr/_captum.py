@@ -48,16 +48,17 @@ class ClassesAttribution(Attribution):
         Args:
             inputs: As in `attribute`.
             classes: Targets, each in any form that `attribute` takes for the whole batch.
-            baselines: As in `attribute`.
+            baselines: As in `attribute`, for methods that take them.
             additional_forward_args: As in `attribute`.
             **options: The other keywords of `attribute`.
 
         Returns:
             For each class what ``attribute(inputs, target=class)`` returns.
         """
-        maps: list[Any] = self.attribute(
-            inputs, baselines, Classes(classes), additional_forward_args, **options
-        )
+        if baselines is not None:
+            options["baselines"] = baselines
+        options["additional_forward_args"] = additional_forward_args
+        maps: list[Any] = self.attribute(inputs, target=Classes(classes), **options)
         return maps
 
 

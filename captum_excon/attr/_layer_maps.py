@@ -13,19 +13,14 @@ from captum_excon.attr.fusion import positive
 
 
 class LayerMaps(NamedTuple):
-    """What the layers say about one target, at the size of one input.
+    """The layers' maps of one target, at the size of one input."""
 
-    Attributes:
-        maps: For each layer (N, 1, *spatial) in [0, 1], zero where it has nothing to say.
-        present: For each layer, for which images it has a map, (N,) bool.
-    """
-
-    maps: list[Tensor]
-    present: list[Tensor]
+    maps: list[Tensor]  # (N, 1, *spatial) in [0, 1], zero for an image without a map
+    present: list[Tensor]  # which images have one, (N,) bool
 
 
 def scored_maps(batch: Batch, maps: list[Tensor], keep: list[Tensor]) -> list[list[LayerMaps]]:
-    """SISE's V̂: the masks of a layer, weighted by their score and divided by their area.
+    """SISE's V̂ for each target and input: masks weighted by their score over their area.
 
     The union of the targets' masks is scored once.
 
@@ -33,9 +28,6 @@ def scored_maps(batch: Batch, maps: list[Tensor], keep: list[Tensor]) -> list[li
         batch: N images and T readouts.
         maps: For each layer (N, K, *spatial).
         keep: For each layer the maps that are masks, (T, N, K) bool.
-
-    Returns:
-        For each target and input the layers' maps.
     """
     masks = FeatureMasks(maps, [k.any(0) for k in keep], batch.sizes)
     scores = batch.score(masks)
@@ -57,16 +49,13 @@ def gradient_maps(
     *,
     mirrored: bool = False,
 ) -> list[list[LayerMaps]]:
-    """Grad-CAM of each layer, up-sampled, rectified and divided by its maximum.
+    """Grad-CAM for each target and input: up-sampled, rectified and divided by its maximum.
 
     Args:
         maps: For each layer (N, K, *spatial).
         weights: For each layer the targets' mean gradients, (T, N, K).
         sizes: The inputs' spatial sizes.
         mirrored: Reverse the last dimension of the result.
-
-    Returns:
-        For each target and input the layers' maps.
     """
     cams = [channel_sum(w, m.to(w.dtype)) for m, w in zip(maps, weights, strict=True)]
     if mirrored:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from captum.attr import Attribution, PerturbationAttribution
+from captum.attr import PerturbationAttribution
 from torch import Tensor
 
 from captum_excon.attr._batching import check_batch_size, run_in_batches
 from captum_excon.attr._captum import (
     Classes,
+    ClassesAttribution,
+    ForwardFunc,
     Inputs,
     Target,
     check_targets,
@@ -23,19 +25,38 @@ from captum_excon.attr._captum import (
     format_baselines,
     format_inputs,
 )
+from captum_excon.attr._capture import Reshape
+from captum_excon.attr._layers import Layer, LayerChoice
 from captum_excon.attr._masks import warn_of_empty
 from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import (
     Batch,
     Readout,
     Score,
-    check_autocast,
     progress_bar,
     settle_score,
 )
 
 # One saliency map (N, 1, *spatial) for each input tensor.
 Maps = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How images are scored: options of `attribute`, checked."""
+
+    score: Score | None = None
+    perturbations_per_eval: int | None = None
+    show_progress: bool = False
+    autocast_dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        if self.autocast_dtype not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(
+                "autocast_dtype must be torch.bfloat16, torch.float16 or None, but found "
+                f"{self.autocast_dtype!r}"
+            )
+        check_batch_size("perturbations_per_eval", self.perturbations_per_eval)
 
 
 @dataclass(frozen=True)
@@ -46,13 +67,10 @@ class Request:
     baselines: Any
     target: Target | Classes
     additional_forward_args: Any
-    perturbations_per_eval: int | None
-    show_progress: bool
-    score: Score | None
-    autocast_dtype: torch.dtype | None
+    scoring: Scoring
 
 
-class ImageAttribution(Attribution):
+class ImageAttribution(ClassesAttribution):
     """Base of the methods whose maps have the inputs' size.
 
     A method implements its idea as a function of a `Batch` of images that returns, for each
@@ -74,17 +92,15 @@ class ImageAttribution(Attribution):
 
         The second of the pair is the list of the other maps. For `Classes`, a list of these.
         """
-        score = settle_score(request.score, self.forward_func)
-        check_autocast(request.autocast_dtype)
-        check_batch_size("perturbations_per_eval", request.perturbations_per_eval)
+        scoring = request.scoring
+        score = settle_score(scoring.score, self.forward_func)
         inputs = format_inputs(request.inputs, spatial=True)
         baselines = format_baselines(request.baselines, inputs)
         rows = len(inputs[0])
         if len({x.dim() for x in inputs}) > 1:
             raise ValueError(
-                "inputs must have the same number of spatial dimensions to be masked together, "
-                f"but found {[tuple(x.shape) for x in inputs]}; pass the others as "
-                "additional_forward_args"
+                "inputs must have the same number of spatial dimensions, but found "
+                f"{[tuple(x.shape) for x in inputs]}; pass the others as additional_forward_args"
             )
         several = isinstance(request.target, Classes)
         targets = list(request.target) if isinstance(request.target, Classes) else [request.target]
@@ -92,7 +108,7 @@ class ImageAttribution(Attribution):
         done: dict[int, list[list[Maps]]] = {}
         with (
             preserved_state(self.forward_func),
-            contextlib.closing(progress_bar(type(self).__name__, request.show_progress)) as bar,
+            contextlib.closing(progress_bar(type(self).__name__, scoring.show_progress)) as bar,
         ):
             images = Batch(
                 self.forward_func,
@@ -100,8 +116,8 @@ class ImageAttribution(Attribution):
                 baselines,
                 format_args(request.additional_forward_args, rows),
                 [Readout(target, score) for target in targets],
-                request.perturbations_per_eval,
-                request.autocast_dtype,
+                scoring.perturbations_per_eval,
+                scoring.autocast_dtype,
                 bar,
             )
 
@@ -111,21 +127,18 @@ class ImageAttribution(Attribution):
             run_in_batches(rows, step, inputs, grow=False, first=16)
         results = []
         for t in range(len(targets)):
-            # No image says how many layers there are, and the maps of no image are no maps.
+            # Without images there are no maps, and no telling how many layers have one.
             kinds = list(zip(*(done[start][t] for start in sorted(done)), strict=True))
             whole = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in kinds]
             first, *others = whole or [tuple(map(torch.empty_like, inputs))]
             warn_of_empty(first, type(self).__name__, self._empty)
-            # One channel stands for all of an input's.
             first = tuple(
                 m.to(x.dtype).expand_as(x).contiguous() for m, x in zip(first, inputs, strict=True)
             )
             others = [
                 tuple(m.to(x.dtype) for m, x in zip(maps, inputs, strict=True)) for maps in others
             ]
-            pick: Callable[[Maps], Any] = (
-                tuple if isinstance(request.inputs, tuple) else operator.itemgetter(0)
-            )
+            pick: Any = tuple if isinstance(request.inputs, tuple) else operator.itemgetter(0)
             results.append((pick(first), list(map(pick, others))) if extras else pick(first))
         return results if several else results[0]
 
@@ -138,40 +151,27 @@ class MaskAttribution(ImageAttribution, PerturbationAttribution):
         "gradient); explain another target, choose other layers, or lower the threshold"
     )
 
-    def attribute_classes(
+
+class LayeredAttribution(ImageAttribution):
+    """Base of the methods that fuse the maps of several layers; its constructor is theirs."""
+
+    def __init__(
         self,
-        inputs: Inputs,
-        classes: Sequence[Target],
-        baselines: Any = None,
-        additional_forward_args: Any = None,
-        **options: Any,
-    ) -> list[Any]:
-        """Computes the maps of several classes of each image in one sweep.
-
-        A mask that several classes use is scored once, so any number of classes costs at most one
-        forward row for each mask that the method can make.
-
-        Args:
-            inputs: As in `attribute`.
-            classes: Targets, each in any form that `attribute` takes for the whole batch.
-            baselines: As in `attribute`.
-            additional_forward_args: As in `attribute`.
-            **options: The other keywords of `attribute`.
-
-        Returns:
-            For each class what ``attribute(inputs, target=class)`` returns.
-        """
-        maps: list[Any] = self.attribute(
-            inputs, baselines, Classes(classes), additional_forward_args, **options
-        )
-        return maps
+        forward_func: ForwardFunc,
+        layers: Layer | Iterable[Layer] | None = None,
+        device_ids: list[int] | None = None,
+        *,
+        reshape_transform: Reshape | None = None,
+    ) -> None:
+        super().__init__(forward_func)
+        self.device_ids = device_ids
+        self._layers = LayerChoice(forward_func, layers, reshape_transform)
 
 
 def without_layer_maps_in_noise(attribute: Any) -> Any:
     """Makes a logged ``attribute`` refuse layer maps to `captum.attr.NoiseTunnel`.
 
-    NoiseTunnel averages tensors and would fail on a pair with an error that names no remedy. It
-    calls the function that Captum's log wraps, past the log.
+    NoiseTunnel, which averages tensors, calls the function inside Captum's log.
     """
     inner = attribute.__wrapped__
 
@@ -179,8 +179,8 @@ def without_layer_maps_in_noise(attribute: Any) -> Any:
     def unlogged(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("return_layer_maps"):
             raise ValueError(
-                "NoiseTunnel averages attributions and cannot average layer maps; leave out "
-                "return_layer_maps, or call attribute on noisy copies of the images"
+                "NoiseTunnel cannot average layer maps; leave out return_layer_maps, or call "
+                "attribute on noisy copies of the images"
             )
         return inner(*args, **kwargs)
 

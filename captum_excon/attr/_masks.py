@@ -18,7 +18,7 @@ _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
-    """Linear interpolation of (N, C, *spatial) maps."""
+    """Interpolates (N, C, *spatial) maps linearly."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
     mode = _INTERPOLATION[len(size)]
@@ -26,23 +26,12 @@ def resize(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) ->
 
 
 def select_fixed(weights: Tensor, threshold: float) -> Tensor:
-    """SISE's selection: positive and strictly above ``threshold`` times the largest weight.
-
-    Args:
-        weights: Mean gradients (..., K).
-        threshold: The paper's μ >= 0.
-
-    Returns:
-        (..., K) bool; all False where no weight is positive.
-    """
+    """SISE's selection, (..., K) bool: positive and above μ = ``threshold`` times the largest."""
     return (weights > 0) & (weights > threshold * weights.amax(-1, keepdim=True))
 
 
 def select_adaptive(weights: Tensor) -> Tensor:
-    """Ada-SISE's selection: above the Otsu threshold of the normalised positive weights.
-
-    The largest is always kept.
-    """
+    """Ada-SISE's selection: above the Otsu threshold of the positive weights, or the largest."""
     largest = weights.amax(-1, keepdim=True)
     normalized = torch.where(largest > 0, weights / largest, 0.0)
     positive = normalized > 0
@@ -52,17 +41,12 @@ def select_adaptive(weights: Tensor) -> Tensor:
 
 
 def otsu(values: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Otsu's threshold of each row: (B, P) values in [0, 1] -> (B,).
+    """Otsu's threshold of each row's ``valid`` values: (B, P) in [0, 1] -> (B,).
 
-    The between-class variance is maximised over a histogram of 256 bins on [0, 1], and the
-    threshold is the centre of the last bin of the lower class, as in
-    ``skimage.filters.threshold_otsu``; use it with a strict ``>``.
+    As in ``skimage.filters.threshold_otsu``, it is the centre of the lower class's last bin, of 256
+    bins on [0, 1]; use it with a strict ``>``.
 
     Reference: Otsu, A threshold selection method from gray-level histograms, 1979.
-
-    Args:
-        values: Values in [0, 1].
-        valid: Which of them count, (B, P) bool; all by default.
     """
     dtype = widest(values.device)
     bins = (values * _BINS).long().clamp_(0, _BINS - 1)
@@ -81,10 +65,7 @@ def otsu(values: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
-    """Sums maps by weights: (..., T, R) @ (..., R, P) -> (..., T, P).
-
-    The sum is made in float64, which neither an ambient autocast nor TF32 touches.
-    """
+    """Sums maps by weights in float64, free of TF32: (..., T, R) @ (..., R, P) -> (..., T, P)."""
     wide = widest(maps.device)
     with torch.autocast(maps.device.type, enabled=False):
         return (weights.to(wide) @ maps.to(wide)).to(maps.dtype)
@@ -102,19 +83,21 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def minmax(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales each (N, 1, *spatial) map to [0, 1].
+def column(values: Tensor, dims: int) -> Tensor:
+    """Views (N,) values as (N, 1, ...) of ``dims`` dimensions."""
+    return values.view(-1, *(1,) * (dims - 1))
 
-    Returns:
-        The scaled maps, and which maps vary, (N,) bool; one that is constant up to rounding
-        becomes zero.
+
+def minmax(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales each (N, 1, *spatial) map to [0, 1] and tells which vary, (N,) bool.
+
+    A map that is constant up to rounding becomes zero.
     """
     low, high = maps.flatten(1).aminmax(dim=1)
     span = high - low
     varies = _apart(low, high)
-    shape = (-1,) + (1,) * (maps.dim() - 1)
-    scaled = (maps - low.view(shape)) / torch.where(varies, span, 1.0).view(shape)
-    return scaled * varies.view(shape), varies
+    low, span = column(low, maps.dim()), column(torch.where(varies, span, 1.0), maps.dim())
+    return (maps - low) / span * column(varies, maps.dim()), varies
 
 
 def varying(maps: Tensor) -> Tensor:
@@ -127,7 +110,7 @@ def _apart(low: Tensor, high: Tensor) -> Tensor:
 
 
 def warn_of_empty(maps: Sequence[Tensor], name: str, reason: str) -> None:
-    """Warns of images whose maps, each (N, C, *spatial), are zero in every one of ``maps``."""
+    """Warns of images whose ``maps``, each (N, C, *spatial), are all zero."""
     empty = int((~torch.stack([m.flatten(1).any(1) for m in maps]).any(0)).sum())
     if empty:
         warn(f"{name}: {empty} of {len(maps[0])} maps are all zero: {reason}")
@@ -136,15 +119,13 @@ def warn_of_empty(maps: Sequence[Tensor], name: str, reason: str) -> None:
 class FeatureMasks:
     """The kept feature maps of all layers and images as rows of masks, at layer resolution.
 
-    Rows are ordered by layer, then image. A chunk is up-sampled when it is asked for; its minima,
-    maxima and areas are remembered, since those of an up-sampled map are not those of the small
-    one, and `combine` needs them.
+    Rows are ordered by layer, then image. Chunks are up-sampled on demand; their minima, spans and
+    areas, which differ from those of the small maps, are remembered for `combine`.
 
     Args:
-        maps: For each layer (N, K, *spatial) in float32 or wider.
-        keep: For each layer the maps to use, (N, K) bool, or None for all; constant maps are
-            left out.
-        sizes: The spatial sizes of the inputs to mask, one for each input tensor.
+        maps: For each layer (N, K, *spatial).
+        keep: For each layer the maps to use, (N, K) bool, or None for all but constant ones.
+        sizes: The spatial size of each input.
         align_corners: How maps are up-sampled.
     """
 
@@ -159,7 +140,7 @@ class FeatureMasks:
         for m in maps:
             if m.dim() < 3:
                 raise ValueError(
-                    f"a layer gives vectors of shape {tuple(m.shape)} and masks need feature maps "
+                    f"a layer gives vectors of shape {tuple(m.shape)}, but masks need feature maps "
                     "(N, C, *spatial); choose an earlier layer"
                 )
         # Half precision would lose the differences between small sums over many masks.
@@ -175,7 +156,7 @@ class FeatureMasks:
         self.bounds = [0]
         for image, _ in self.index:
             self.bounds.append(self.bounds[-1] + len(image))
-        # (low, span, area) for each input size and row
+        # low, span and area for each input size and row
         self.statistics = maps[0].new_zeros(3, len(sizes), len(self.image))
 
     def __len__(self) -> int:
@@ -191,28 +172,20 @@ class FeatureMasks:
                 up = resize(small, size, align_corners=self.align_corners)
                 low, high = up.flatten(1).aminmax(dim=1)
                 span = torch.where(high > low, high - low, 1.0)
-                shape = (-1,) + (1,) * (len(size) + 1)
-                up = (up - low.view(shape)).div_(span.view(shape))
+                up = (up - column(low, up.dim())).div_(column(span, up.dim()))
                 self.statistics[:, i, at] = torch.stack([low, span, up.flatten(1).sum(1)])
                 pieces[i].append(up)
         return tuple(p[0] if len(p) == 1 else torch.cat(p) for p in pieces)
 
     def areas(self) -> Tensor:
-        """Returns Σ_λ m(λ) of every mask that was asked for, (inputs, R)."""
+        """Returns Σ_λ m(λ) of every mask made so far, (inputs, R)."""
         return self.statistics[2]
 
     def combine(self, weights: Tensor, input_index: int) -> list[Tensor]:
-        """Returns Σ_r weights_r m_r of each layer and image, up to the up-sampling.
+        """Returns Σ_r weights_r m_r of one input's masks, (T, N, *spatial), for each layer.
 
-        Up-sampling is linear and keeps constants, so the sum of the normalised masks is the
-        up-sampled sum of the small maps, each scaled and shifted as its mask was.
-
-        Args:
-            weights: (T, R).
-            input_index: For which input's masks.
-
-        Returns:
-            For each layer a tensor (T, N, *spatial) at its own resolution.
+        The sum, with weights (T, R), is at the layer's resolution: up-sampling is linear and keeps
+        constants, so it may follow the sum of the maps, each scaled and shifted as its mask was.
         """
         low, span, _ = self.statistics[:, input_index]
         scaled = weights / span

@@ -20,10 +20,10 @@ _eager_stack = contextlib.ExitStack()
 
 @contextlib.contextmanager
 def eager() -> Iterator[None]:
-    """Runs compiled code uncompiled, since a compiled graph passes by hooks in silence.
+    """Runs compiled code uncompiled, since compiled graphs ignore hooks silently.
 
-    The stance of `torch.compiler` is global, hence the count: the first of several threads sets
-    it and the last one takes it back. Without a compiled model in the process it does nothing.
+    The stance of `torch.compiler` is global: the first of several threads sets it and the last
+    resets it.
     """
     global _eager_users
     if "torch._dynamo.eval_frame" not in sys.modules:
@@ -44,10 +44,7 @@ def eager() -> Iterator[None]:
 
 @contextlib.contextmanager
 def preserved_state(forward_func: ForwardFunc) -> Iterator[None]:
-    """Leaves buffers and random state as they were, for a model in training mode.
-
-    In evaluation mode, the usual one, there is nothing to keep and nothing is copied.
-    """
+    """Restores the buffers and the random state that a model in training mode changes."""
     model = forward_func if isinstance(forward_func, nn.Module) else None
     training = [] if model is None else [m for m in model.modules() if m.training]
     if model is None or not training:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, cast
@@ -20,17 +21,10 @@ from captum_excon.attr._captum import (
     select_target,
     take_targets,
 )
+from captum_excon.attr._capture import Capture, HookedLayer, capture
 from captum_excon.layers import unwrap
 
 Score = Literal["softmax", "sigmoid", "identity"] | Callable[[Tensor], Tensor]
-
-
-def check_autocast(dtype: torch.dtype | None) -> None:
-    """Raises ValueError unless autocast knows the dtype."""
-    if dtype not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(
-            f"autocast_dtype must be torch.bfloat16, torch.float16 or None, but found {dtype!r}"
-        )
 
 
 def settle_score(score: Score | None, forward_func: ForwardFunc) -> Score:
@@ -122,11 +116,9 @@ def _log_odds(logits: Tensor) -> Tensor:
 
 
 class MaskSource(Protocol):
-    """Rows of masks, made when they are asked for."""
+    """Rows of masks, made on demand."""
 
-    @property
-    def image(self) -> Tensor:
-        """The image that each row masks, (R,)."""
+    image: Tensor  # the image that each row masks, (R,)
 
     def masks(self, start: int, stop: int) -> tuple[Tensor, ...]:
         """Masks in [0, 1] of rows ``start`` to ``stop``, (rows, 1, *spatial) for each input."""
@@ -165,6 +157,17 @@ class Batch:
             args=self.args.take(at),
             readouts=[readout.take(at) for readout in self.readouts],
         )
+
+    def capture(
+        self,
+        layers: Sequence[HookedLayer],
+        scores: Sequence[Callable[..., Tensor]],
+        *,
+        to_input: bool,
+    ) -> Capture:
+        """Runs the hooked pass; scores take the output and the images' numbers."""
+        bound = [functools.partial(score, image=self.index) for score in scores]
+        return capture(self.forward_func, layers, self.inputs, self.args, bound, to_input=to_input)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.autocast_dtype is None:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from captum_excon.attr._batching import is_out_of_memory
-from captum_excon.attr._capture import Capture, HookedLayer, capture
+from captum_excon.attr._capture import Capture, HookedLayer
 from captum_excon.attr._layer_maps import LayerMaps, gradient_maps
 from captum_excon.attr._masks import resize
-from captum_excon.attr._scoring import Batch
+from captum_excon.attr._scoring import Batch, Readout
 from captum_excon.attr.fusion import positive
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,9 @@ def viewed_maps(
 ) -> tuple[Capture, list[list[LayerMaps]]]:
     """Returns the capture of the images as they are, and the layers' maps over all views.
 
-    The views are the images at each scale and, with ``mirror``, the images with their last
-    dimension reversed. Each view's maps have a maximum of 1 before they are added up. Where the
-    output has positions of its own, which would no longer be the targets', the image itself is the
-    only view.
+    The views are the images at each scale and, with ``mirror``, with their last dimension reversed;
+    each view's maps are scaled to a maximum of 1, then added. An output with positions of its own,
+    which targets index, has only the image itself as its view.
     """
     found, dims = _captured(batch, layers, to_input)
     views = [gradient_maps(found.maps, found.weights, batch.sizes)]
@@ -68,19 +67,12 @@ def viewed_maps(
 def _captured(batch: Batch, layers: list[HookedLayer], to_input: bool) -> tuple[Capture, int]:
     dims = []
 
-    def score(output: Tensor, index: int) -> Tensor:
+    def score(output: Tensor, image: Tensor, readout: Readout) -> Tensor:
         dims.append(output.dim())
-        return batch.readouts[index].raw(output, batch.index)
+        return readout.raw(output, image)
 
-    found = capture(
-        batch.forward_func,
-        layers,
-        batch.inputs,
-        batch.args,
-        [functools.partial(score, index=t) for t in range(len(batch.readouts))],
-        to_input=to_input,
-    )
-    return found, max(dims, default=0)
+    scores = [functools.partial(score, readout=readout) for readout in batch.readouts]
+    return batch.capture(layers, scores, to_input=to_input), max(dims, default=0)
 
 
 def _at_scale(

@@ -8,11 +8,15 @@ import torch
 from captum.log import log_usage
 
 from captum_excon.attr._captum import Inputs, Target
-from captum_excon.attr._mask_attribution import Request, without_layer_maps_in_noise
+from captum_excon.attr._mask_attribution import (
+    Request,
+    Scoring,
+    without_layer_maps_in_noise,
+)
 from captum_excon.attr._masks import select_adaptive
 from captum_excon.attr._scoring import Score
 from captum_excon.attr.fusion import Fusion
-from captum_excon.attr.multi_layer_sise import MultiLayerSISE
+from captum_excon.attr.multi_layer_sise import MultiLayerSISE, SiseOptions
 
 
 class AdaptiveHybridCAM(MultiLayerSISE):
@@ -54,23 +58,9 @@ class AdaptiveHybridCAM(MultiLayerSISE):
         Arguments, result and errors are those of `MultiLayerSISE.attribute`, without
         ``threshold``.
         """
-        request = Request(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            perturbations_per_eval,
-            show_progress,
-            score,
-            autocast_dtype,
+        scoring = Scoring(score, perturbations_per_eval, show_progress, autocast_dtype)
+        request = Request(inputs, baselines, target, additional_forward_args, scoring)
+        options = SiseOptions(
+            attribute_to_layer_input, fusion, hybrid, smooth, rectify, return_layer_maps
         )
-        return self._sise(
-            request,
-            select_adaptive,
-            to_input=attribute_to_layer_input,
-            fusion=fusion,
-            hybrid=hybrid,
-            smooth=smooth,
-            rectify=rectify,
-            return_layer_maps=return_layer_maps,
-        )
+        return self._sise(request, options, select_adaptive)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_excon.attr._captum import ForwardFunc, Inputs, Target
-from captum_excon.attr._capture import Reshape
+from captum_excon.attr._captum import Inputs, Target
 from captum_excon.attr._grouping import grouped
 from captum_excon.attr._layer_maps import scored_maps
-from captum_excon.attr._layers import Layer, LayerChoice
-from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
+from captum_excon.attr._mask_attribution import (
+    LayeredAttribution,
+    Maps,
+    MaskAttribution,
+    Request,
+    Scoring,
+)
 from captum_excon.attr._scoring import Batch, Score
 from captum_excon.attr._views import check_scales, viewed_maps
 from captum_excon.attr.fusion import check_smooth, fuse, gaussian
 
 
-class FusedGroupCAM(MaskAttribution):
+class FusedGroupCAM(LayeredAttribution, MaskAttribution):
     r"""Scores of grouped feature maps, gated by the Grad-CAM of all layers [ours].
 
     It joins what masking knows, which regions suffice for the class, with what gradients know,
@@ -46,34 +50,8 @@ class FusedGroupCAM(MaskAttribution):
     al., *ViT-CX: Causal Explanation of Vision Transformers*, IJCAI 2023,
     https://arxiv.org/abs/2211.03064, for clustering them.
 
-    Args:
-        forward_func: The model, or any function of the inputs that returns a tensor (N, ...).
-        layers: As in `MultiLayerSISE`; masks are of the last.
-        device_ids: As in Captum; a data-parallel model's hooked pass runs on its module.
-        reshape_transform: Turns a captured tensor into (N, C, \*spatial), for token layers; see
-            `captum_excon.tokens_to_map`.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2),
-        ...                       nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
-        >>> cam = FusedGroupCAM(model.eval(), layers=[model[1], model[3]])
-        >>> cam.attribute(torch.rand(2, 3, 32, 32), target=[0, 3]).shape
-        torch.Size([2, 3, 32, 32])
+    The constructor and its example are those of `MultiLayerSISE`; masks are of the last layer.
     """
-
-    def __init__(
-        self,
-        forward_func: ForwardFunc,
-        layers: Layer | Iterable[Layer] | None = None,
-        device_ids: list[int] | None = None,
-        *,
-        reshape_transform: Reshape | None = None,
-    ) -> None:
-        super().__init__(forward_func)
-        self.device_ids = device_ids
-        self._layers = LayerChoice(forward_func, layers, reshape_transform)
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
@@ -93,33 +71,17 @@ class FusedGroupCAM(MaskAttribution):
         mirror: bool = True,
         autocast_dtype: torch.dtype | None = None,
     ) -> Any:
-        r"""Computes the maps of a batch.
+        """Computes the maps of a batch.
+
+        Other arguments, the result's form and errors are those of `MultiLayerSISE.attribute`.
 
         Args:
-            inputs: As in `MultiLayerSISE.attribute`, like the arguments up to
-                ``attribute_to_layer_input``.
-            baselines: What masked-out pixels become; None means 0.
-            target: The class, in any form that Captum takes.
-            additional_forward_args: As in Captum.
-            perturbations_per_eval: Forward rows per batch; found by default.
-            show_progress: Show a bar over forward rows.
-            attribute_to_layer_input: Use the layers' inputs in place of their outputs.
-            groups: Masks, and forward rows, for each image at most.
-            score: Ψ, as in `MultiLayerSISE.attribute`.
+            groups: How many masks, and forward rows, an image has at most.
             smooth: σ of a Gaussian over the result, in cells of the deepest layer.
             scales: Input sizes, relative to the given one, whose Grad-CAM maps are averaged; the
                 first is 1. None means (1, 1.5), or 1 alone for a model that takes one size only
                 (logged at INFO level).
             mirror: Average in the image with its last dimension reversed as well.
-            autocast_dtype: Run the scoring passes under autocast.
-
-        Returns:
-            Attributions of the inputs' shape, dtype and device, equal in all channels, in [0, B]
-            for B layers; a tuple for a tuple of inputs.
-
-        Raises:
-            AssertionError: A target that does not fit the output, as in Captum.
-            ValueError: As in `MultiLayerSISE.attribute`.
         """
         if not isinstance(groups, int) or groups < 1:
             raise ValueError(f"groups must be a positive integer, but found {groups!r}")
@@ -143,16 +105,8 @@ class FusedGroupCAM(MaskAttribution):
                 results.append([tuple(maps)])
             return results
 
-        request = Request(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            perturbations_per_eval,
-            show_progress,
-            score,
-            autocast_dtype,
-        )
+        scoring = Scoring(score, perturbations_per_eval, show_progress, autocast_dtype)
+        request = Request(inputs, baselines, target, additional_forward_args, scoring)
         return self._run(request, explain)
 
 

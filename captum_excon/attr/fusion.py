@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_excon.attr._masks import otsu, resize
+from captum_excon.attr._masks import column, otsu, resize
 
 Fusion = Literal["otsu", "soft_otsu", "sum", "gated", "product"] | Callable[[list[Tensor]], Tensor]
 
@@ -25,10 +25,10 @@ def fuse_layers(
 ) -> Tensor:
     r"""Fuses the maps of any `captum.attr.LayerAttribution` at several layers into one.
 
-    Each map is up-sampled linearly, rectified and divided by its maximum: :math:`\hat V_b`. With
-    the default gate, :math:`E_1 = \hat V_1` and :math:`E_b = (E_{b-1} + \hat V_b) \odot \hat V_b`:
-    SISE's fusion with the deeper map itself in place of its Otsu region, so that the result has a
-    rank everywhere and the deepest map decides. A map without a positive value is left out.
+    Each map is up-sampled linearly, rectified and divided by its maximum: :math:`\hat V_b`. The
+    default gate, :math:`E_1 = \hat V_1` and :math:`E_b = (E_{b-1} + \hat V_b) \odot \hat V_b`, is
+    SISE's fusion with the deeper map itself instead of its Otsu region: the result ranks all
+    positions, and the deepest map decides. A map without a positive value is left out.
 
     Args:
         layer_maps: Maps (N, C, \*spatial), shallow to deep, whose channels are summed.
@@ -79,27 +79,22 @@ def check_smooth(smooth: float) -> None:
 
 
 def positive(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Rectifies (N, 1, *spatial) maps and scales them to a maximum of 1.
-
-    Returns:
-        The scaled maps, and which maps have a positive value, (N,) bool; the others are zero.
-    """
+    """Scales rectified (N, 1, *spatial) maps to a maximum of 1; also tells which have one, (N,)."""
     maps = maps.relu()
     top = maps.flatten(1).amax(1)
-    return maps / _column(torch.where(top > 0, top, 1.0), maps.dim()), top > 0
+    return maps / column(torch.where(top > 0, top, 1.0), maps.dim()), top > 0
 
 
 def fuse(layer_maps: list[Tensor], present: list[Tensor], fusion: Fusion) -> Tensor:
     """Fuses the layers' maps from shallow to deep; each (N, 1, *spatial) in [0, 1].
 
     Args:
-        layer_maps: The paper's V̂_b, zero where the layer has nothing to say.
-        present: For each layer, for which images it has a map, (N,) bool; an absent layer
-            contributes nothing and does not mask.
-        fusion: ``"otsu"``: E_b = (E_{b-1} + V̂_b) ⊙ [V̂_b > otsu(V̂_b)]; ``"soft_otsu"``: the same
-            with sigmoid(100 (V̂_b - t)) for the bracket, where t is raised to 1.5 t when fewer
-            than a tenth of the pixels exceed 1.5 t; ``"gated"``: the same with V̂_b itself for the
-            bracket; ``"sum"``; ``"product"``; or a callable of the list of maps.
+        layer_maps: The paper's V̂_b, zero for an image without a map.
+        present: For each layer which images have a map, (N,) bool; an absent one adds nothing and
+            does not mask.
+        fusion: E_b = (E_{b-1} + V̂_b) ⊙ g, where g is [V̂_b > t] with Otsu's t for ``"otsu"``,
+            sigmoid(100 (V̂_b - t)) for ``"soft_otsu"``, with 1.5 t unless a tenth of the pixels
+            exceed it, and V̂_b for ``"gated"``; or ``"sum"``, ``"product"`` or a callable.
     """
     if callable(fusion):
         return _called(fusion, layer_maps)
@@ -112,21 +107,21 @@ def fuse(layer_maps: list[Tensor], present: list[Tensor], fusion: Fusion) -> Ten
         else:
             joined = (fused + current) * _support(current, fusion)
         if fusion in ("gated", "product"):
-            joined = torch.where(_column(begun, current.dim()), joined, current)
-        fused = torch.where(_column(here, current.dim()), joined, fused)
+            joined = torch.where(column(begun, current.dim()), joined, current)
+        fused = torch.where(column(here, current.dim()), joined, fused)
         begun = begun | here
     return fused
 
 
 def _support(current: Tensor, fusion: Fusion) -> Tensor:
-    """What masks the sum of a layer's map and those before it."""
+    """The factor g of `fuse`."""
     if fusion == "gated":
         return current
-    threshold = _column(otsu(current.flatten(1)), current.dim())
+    threshold = column(otsu(current.flatten(1)), current.dim())
     if fusion == "otsu":
         return (current > threshold).to(current)
     raised = 1.5 * threshold
-    share = _column((current > raised).flatten(1).float().mean(1), current.dim())
+    share = column((current > raised).flatten(1).float().mean(1), current.dim())
     threshold = torch.where(share < 0.1, raised, threshold)
     return torch.sigmoid(100 * (current - threshold))
 
@@ -135,9 +130,8 @@ def _called(fusion: Callable[[list[Tensor]], Tensor], layer_maps: list[Tensor]) 
     fused = fusion(layer_maps)
     if not isinstance(fused, Tensor) or fused.shape != layer_maps[0].shape:
         raise ValueError(
-            "a fusion callable gets the list of layer maps and must return one map of shape "
-            f"{tuple(layer_maps[0].shape)}, but returned "
-            f"{tuple(fused.shape) if isinstance(fused, Tensor) else type(fused).__name__}"
+            f"a fusion callable must return a map of shape {tuple(layer_maps[0].shape)}, but "
+            f"returned {tuple(fused.shape) if isinstance(fused, Tensor) else type(fused).__name__}"
         )
     if not bool(torch.isfinite(fused).all()):
         raise ValueError("the fusion callable returned NaN or infinite values")
@@ -145,12 +139,9 @@ def _called(fusion: Callable[[list[Tensor]], Tensor], layer_maps: list[Tensor]) 
 
 
 def gaussian(maps: Tensor, cells: float, grid: Sequence[int]) -> Tensor:
-    """Smooths (N, 1, *spatial) maps.
+    """Smooths (N, 1, *spatial) maps, reflected at their borders.
 
-    Args:
-        maps: The maps, reflected at their borders.
-        cells: σ in cells of a grid that covers the map.
-        grid: The number of cells along each dimension.
+    ``cells`` is σ in cells of a grid that covers the map, with ``grid`` cells along each dimension.
     """
     for dim, count in enumerate(grid, start=2):
         length = maps.shape[dim]
@@ -165,7 +156,3 @@ def gaussian(maps: Tensor, cells: float, grid: Sequence[int]) -> Tensor:
                 smoothed = F.conv1d(padded, (kernel / kernel.sum()).view(1, 1, -1))
             maps = smoothed.view(rows.shape).movedim(-1, dim)
     return maps
-
-
-def _column(values: Tensor, dims: int) -> Tensor:
-    return values.view(-1, *(1,) * (dims - 1))

@@ -29,7 +29,7 @@ from captum_excon.attr._captum import (
 )
 from captum_excon.attr._capture import Capture, Reshape, capture
 from captum_excon.attr._layers import Layer, LayerChoice, listed
-from captum_excon.attr._masks import channel_sum, warn_of_empty
+from captum_excon.attr._masks import channel_sum, column, warn_of_empty
 from captum_excon.attr._modes import preserved_state
 from captum_excon.attr._scoring import Readout, progress_bar
 
@@ -187,7 +187,7 @@ class IntegratedGradCAM(ClassesAttribution, LayerAttribution, GradientAttributio
                         maps = maps - (start if len(start) == 1 else start[at])
                     term = _grad_cam(slopes.to(dtype), maps, attr_dim_summation)
                     term = term.relu() if relu_attributions else term
-                    terms.append(term * _column(weights[node], term.dim() - 1))
+                    terms.append(term * column(weights[node], term.dim() - 1))
                 for total, term in zip(totals, terms, strict=True):
                     total.index_add_(1, at, term)
                 bar.update(last - first)
@@ -222,7 +222,7 @@ class _Path:
             torch.lerp(
                 (b if len(b) == 1 else b[at]).expand(len(at), *x.shape[1:]),
                 x[at],
-                _column(alpha.to(x.dtype), x.dim()),
+                column(alpha.to(x.dtype), x.dim()),
             )
             for x, b in zip(self.images, self.starts, strict=True)
         )
@@ -253,7 +253,3 @@ def _grad_cam(slopes: Tensor, maps: Tensor, over_channels: bool) -> Tensor:
     if over_channels:
         return channel_sum(slopes, maps)
     return slopes.reshape(*slopes.shape, *(1,) * (maps.dim() - 2)) * maps
-
-
-def _column(values: Tensor, dims: int) -> Tensor:
-    return values.view(-1, *(1,) * (dims - 1))

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_excon.attr._captum import ForwardFunc, Inputs, Target
-from captum_excon.attr._capture import Reshape, capture
+from captum_excon.attr._captum import Inputs, Target
 from captum_excon.attr._layer_maps import gradient_maps, scored_maps
-from captum_excon.attr._layers import Layer, LayerChoice
 from captum_excon.attr._mask_attribution import (
+    LayeredAttribution,
     Maps,
     MaskAttribution,
     Request,
+    Scoring,
     without_layer_maps_in_noise,
 )
 from captum_excon.attr._masks import select_fixed
@@ -25,7 +26,23 @@ from captum_excon.attr._scoring import Batch, Score
 from captum_excon.attr.fusion import Fusion, check_fusion, check_smooth, fuse, gaussian
 
 
-class MultiLayerSISE(MaskAttribution):
+@dataclass(frozen=True)
+class SiseOptions:
+    """What SISE and Ada-SISE have in common, checked; see `MultiLayerSISE.attribute`."""
+
+    to_input: bool
+    fusion: Fusion
+    hybrid: bool
+    smooth: float
+    rectify: bool
+    return_layer_maps: bool
+
+    def __post_init__(self) -> None:
+        check_fusion(self.fusion)
+        check_smooth(self.smooth)
+
+
+class MultiLayerSISE(LayeredAttribution, MaskAttribution):
     r"""Semantic Input Sampling for Explanation (SISE); `captum_excon.SISE` is the same class.
 
     Feature maps of the last layer of every convolutional block become masks, the model scores the
@@ -74,18 +91,6 @@ class MultiLayerSISE(MaskAttribution):
         >>> sise.attribute(images, target=[0, 3]).shape
         torch.Size([2, 3, 32, 32])
     """
-
-    def __init__(
-        self,
-        forward_func: ForwardFunc,
-        layers: Layer | Iterable[Layer] | None = None,
-        device_ids: list[int] | None = None,
-        *,
-        reshape_transform: Reshape | None = None,
-    ) -> None:
-        super().__init__(forward_func)
-        self.device_ids = device_ids
-        self._layers = LayerChoice(forward_func, layers, reshape_transform)
 
     @without_layer_maps_in_noise
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
@@ -151,61 +156,29 @@ class MultiLayerSISE(MaskAttribution):
             AssertionError: The target does not fit the output, as in Captum.
             ValueError: Inputs or scores contain NaN, or shapes, options or layers are wrong.
         """
-        request = Request(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            perturbations_per_eval,
-            show_progress,
-            score,
-            autocast_dtype,
+        scoring = Scoring(score, perturbations_per_eval, show_progress, autocast_dtype)
+        request = Request(inputs, baselines, target, additional_forward_args, scoring)
+        options = SiseOptions(
+            attribute_to_layer_input, fusion, hybrid, smooth, rectify, return_layer_maps
         )
-        return self._sise(
-            request,
-            _above(threshold),
-            to_input=attribute_to_layer_input,
-            fusion=fusion,
-            hybrid=hybrid,
-            smooth=smooth,
-            rectify=rectify,
-            return_layer_maps=return_layer_maps,
-        )
+        return self._sise(request, options, _above(threshold))
 
     def _sise(
-        self,
-        request: Request,
-        select: Callable[[Tensor], Tensor],
-        *,
-        to_input: bool,
-        fusion: Fusion,
-        hybrid: bool,
-        smooth: float,
-        rectify: bool,
-        return_layer_maps: bool,
+        self, request: Request, options: SiseOptions, select: Callable[[Tensor], Tensor]
     ) -> Any:
         """SISE with the maps that ``select`` chooses: (..., K) mean gradients to (..., K) bool."""
-        check_fusion(fusion)
-        check_smooth(smooth)
 
         def explain(batch: Batch) -> list[list[Maps]]:
             scores = [r.differentiable for r in batch.readouts]
-            if hybrid:
+            if options.hybrid:
                 scores += [r.raw for r in batch.readouts]
-            found = capture(
-                self.forward_func,
-                self._layers(batch.inputs, batch.args),
-                batch.inputs,
-                batch.args,
-                [functools.partial(score, image=batch.index) for score in scores],
-                to_input=to_input,
-            )
-            targets = len(batch.readouts)
+            layers, targets = self._layers(batch.inputs, batch.args), len(batch.readouts)
+            found = batch.capture(layers, scores, to_input=options.to_input)
             keep = [select(weights[:targets]) for weights in found.weights]
-            maps = [m.relu() if rectify else m for m in found.maps]
+            maps = [m.relu() if options.rectify else m for m in found.maps]
             scored = scored_maps(batch, maps, keep)
-            fused = [[fuse(m.maps, m.present, fusion) for m in inputs] for inputs in scored]
-            if hybrid:
+            fused = [[fuse(*m, options.fusion) for m in inputs] for inputs in scored]
+            if options.hybrid:
                 weights = found.weights[-1][targets:]
                 cams = gradient_maps(found.maps[-1:], [weights], batch.sizes)
                 fused = [
@@ -213,13 +186,15 @@ class MultiLayerSISE(MaskAttribution):
                     for pair in zip(fused, cams, strict=True)
                 ]
             grid = maps[-1].shape[2:]
-            results = [[tuple(gaussian(e, smooth, grid) for e in inputs)] for inputs in fused]
-            if return_layer_maps:
+            results = [
+                [tuple(gaussian(e, options.smooth, grid) for e in inputs)] for inputs in fused
+            ]
+            if options.return_layer_maps:
                 for result, inputs in zip(results, scored, strict=True):
                     result += zip(*(m.maps for m in inputs), strict=True)
             return results
 
-        return self._run(request, explain, extras=return_layer_maps)
+        return self._run(request, explain, extras=options.return_layer_maps)
 
 
 def _above(threshold: float) -> Callable[[Tensor], Tensor]:

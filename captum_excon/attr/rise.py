@@ -10,7 +10,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._captum import Inputs, Target
-from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
+from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request, Scoring
 from captum_excon.attr._masks import resize, weighted_sum
 from captum_excon.attr._scoring import Batch, Score
 
@@ -87,16 +87,8 @@ class RISE(MaskAttribution):
             masks = _RandomMasks(batch, n_masks, grid, probability, seed)
             return [[maps] for maps in masks.average(batch.score(masks) / probability)]
 
-        request = Request(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            perturbations_per_eval,
-            show_progress,
-            score,
-            autocast_dtype,
-        )
+        scoring = Scoring(score, perturbations_per_eval, show_progress, autocast_dtype)
+        request = Request(inputs, baselines, target, additional_forward_args, scoring)
         return self._run(request, explain)
 
 

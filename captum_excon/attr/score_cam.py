@@ -9,9 +9,9 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._captum import ForwardFunc, Inputs, Target
-from captum_excon.attr._capture import Reshape, capture
+from captum_excon.attr._capture import Reshape
 from captum_excon.attr._layers import Layer, LayerChoice
-from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request
+from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request, Scoring
 from captum_excon.attr._masks import FeatureMasks, channel_sum, resize
 from captum_excon.attr._scoring import Batch, Score
 
@@ -88,14 +88,8 @@ class ScoreCAM(MaskAttribution):
         """
 
         def explain(batch: Batch) -> list[list[Maps]]:
-            found = capture(
-                self.forward_func,
-                self._layers(batch.inputs, batch.args),
-                batch.inputs,
-                batch.args,
-                scores=[],
-                to_input=attribute_to_layer_input,
-            )
+            layers = self._layers(batch.inputs, batch.args)
+            found = batch.capture(layers, [], to_input=attribute_to_layer_input)
             masks = FeatureMasks(found.maps, None, batch.sizes, align_corners=align_corners)
             (maps,), ((image, channel),) = masks.maps, masks.index
             # A constant map is an empty mask; one is enough for each image.
@@ -104,16 +98,8 @@ class ScoreCAM(MaskAttribution):
             cams = channel_sum(scores.softmax(2), maps).relu()
             return [[tuple(resize(cam, size) for size in batch.sizes)] for cam in cams]
 
-        request = Request(
-            inputs,
-            baselines,
-            target,
-            additional_forward_args,
-            perturbations_per_eval,
-            show_progress,
-            score,
-            autocast_dtype,
-        )
+        scoring = Scoring(score, perturbations_per_eval, show_progress, autocast_dtype)
+        request = Request(inputs, baselines, target, additional_forward_args, scoring)
         return self._run(request, explain)
 
 
