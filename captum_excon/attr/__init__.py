@@ -34,9 +34,7 @@ __all__ = [
 
 
 def attribution_methods() -> dict[str, type[Attribution]]:
-    """Returns the attribution classes of all public modules in this package.
-
-    The names are the modules', with hyphens: ``"multi-layer-sise"`` for `MultiLayerSISE`.
+    """Returns the attribution class of each public module, by the module's name with hyphens.
 
     Example:
         >>> sorted(attribution_methods())[:2]

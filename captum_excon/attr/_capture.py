@@ -32,18 +32,11 @@ class HookedLayer:
 
 @dataclass(frozen=True)
 class Capture:
-    """What one hooked pass found at each layer.
+    """What one hooked pass found at each layer; no weights without scores."""
 
-    Attributes:
-        maps: The activations, (N, K, *spatial), detached.
-        weights: The spatial means of each score's gradients with respect to them, (scores, N, K),
-            in float32 or wider; empty without scores.
-        calls: How often the layer was called.
-    """
-
-    maps: list[Tensor]
-    weights: list[Tensor]
-    calls: list[int]
+    maps: list[Tensor]  # activations (N, K, *spatial), detached
+    weights: list[Tensor]  # spatial means of the scores' gradients, (scores, N, K), >= float32
+    calls: list[int]  # how often the layer was called
 
 
 def capture(
@@ -65,18 +58,13 @@ def capture(
 
     Args:
         forward_func: The model.
-        layers: Where to look; the last call of each counts unless it says otherwise.
+        layers: Where to look.
         inputs: Tensors of N rows.
         args: Additional arguments of these rows.
         scores: Functions of the output, each giving (N,) scores; no backward pass if empty.
         to_input: Capture the layers' inputs instead of their outputs.
         grad_kwargs: More arguments for `torch.autograd.grad`.
         calls: How often an earlier pass called each layer.
-
-    Raises:
-        ValueError: A layer did not run, does not influence the selected output or gives no map,
-            or gradients are NaN or infinite.
-        RuntimeError: The output cannot be differentiated.
     """
     if isinstance(forward_func, nn.Module):
         forward_func = unwrap(forward_func)
@@ -91,7 +79,7 @@ def capture(
             with _hooks(layers, to_input, keep), torch.set_grad_enabled(recorded_from_start):
                 # The model may write to its inputs, and autograd refuses inference tensors.
                 copies = tuple(x.clone() for x in inputs)
-                output = _run(forward_func, copies, tuple(map(_normal, args.values)))
+                output = _run(forward_func, copies, args)
                 # An ambient autocast is for the model, not for the scores and the backward pass.
                 with torch.autocast(inputs[0].device.type, enabled=False):
                     selected = [score(output) for score in scores]
@@ -118,15 +106,17 @@ def capture(
     ]
     if not all(bool(torch.isfinite(w).all()) for w in weights):
         raise ValueError(
-            "the model's scores have NaN or infinite gradients for these inputs; check its "
-            "weights, and explain in float32 where float16 overflows"
+            "the scores' gradients are NaN or infinite; check the model's weights, and explain in "
+            "float32 where float16 overflows"
         )
     return Capture(maps, weights, keep.calls)
 
 
-def _run(forward_func: ForwardFunc, inputs: tuple[Tensor, ...], args: tuple[Any, ...]) -> Tensor:
+def _run(forward_func: ForwardFunc, inputs: tuple[Tensor, ...], args: ForwardArgs) -> Tensor:
+    frozen = (isinstance(v, Tensor) and v.is_inference() for v in args.values)
+    values = tuple(v.clone() if f else v for v, f in zip(args.values, frozen, strict=True))
     try:
-        return run_forward(forward_func, inputs, args)
+        return run_forward(forward_func, inputs, values)
     except RuntimeError as error:
         if "Inference tensors cannot be saved for backward" not in str(error):
             raise
@@ -134,10 +124,6 @@ def _run(forward_func: ForwardFunc, inputs: tuple[Tensor, ...], args: tuple[Any,
             "the model's parameters or buffers were made under torch.inference_mode and have no "
             "gradients; make the model outside of it, or pass copy.deepcopy(model)"
         ) from error
-
-
-def _normal(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
 def _gradients(
@@ -201,7 +187,7 @@ class _Keeper:
         if not tensor.is_floating_point():
             raise TypeError(
                 f"the layer {layer.name!r} carries {tensor.dtype} values, which have no gradient; "
-                "choose a layer with floating-point activations"
+                "choose a layer of floating-point activations"
             )
         counts = layer.call is not None or self.calls[i] >= self._expected[i]
         if self._enable_grad and (counts or torch.is_grad_enabled()):
@@ -255,15 +241,15 @@ def _hooks(
 
         return hook
 
-    handles: list[torch.utils.hooks.RemovableHandle] = []
+    handles = []
     try:
         with registration:
             for i, layer in enumerate(layers):
-                handles.append(
-                    layer.module.register_forward_pre_hook(on_input(i), with_kwargs=True)
-                    if to_input
-                    else layer.module.register_forward_hook(on_output(i))
-                )
+                if to_input:
+                    hook = layer.module.register_forward_pre_hook(on_input(i), with_kwargs=True)
+                else:
+                    hook = layer.module.register_forward_hook(on_output(i))
+                handles.append(hook)
         yield
     finally:
         with registration:

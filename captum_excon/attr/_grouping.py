@@ -35,13 +35,13 @@ def _clustered(maps: Tensor, groups: int) -> Tensor:
     directions = F.normalize(maps, dim=2)
     rows = torch.arange(len(maps), device=maps.device)
     seeds = [directions[rows, mass.argmax(1)]]
-    nearest = _cosines(directions, seeds[0].unsqueeze(1)).squeeze(2)
+    nearest = (directions @ seeds[0].unsqueeze(2)).squeeze(2)
     for _ in range(1, min(groups, maps.shape[1])):
         # A copy of a seed is as near as rounding allows.
         distance = torch.where(nearest < 1 - 1e-5, 1 - nearest, 0.0)
         gain, index = (distance * mass.sqrt()).max(1)
         seeds.append(directions[rows, index] * (gain > 0).unsqueeze(1))
-        nearest = torch.maximum(nearest, _cosines(directions, seeds[-1].unsqueeze(1)).squeeze(2))
+        nearest = torch.maximum(nearest, (directions @ seeds[-1].unsqueeze(2)).squeeze(2))
     centers = torch.stack(seeds, 1)
     for _ in range(_STEPS):
         sums = _members(directions, centers).mT @ maps
@@ -50,11 +50,6 @@ def _clustered(maps: Tensor, groups: int) -> Tensor:
     return F.pad(sums, (0, 0, 0, groups - sums.shape[1]))
 
 
-def _cosines(directions: Tensor, centers: Tensor) -> Tensor:
-    return directions @ centers.mT
-
-
 def _members(directions: Tensor, centers: Tensor) -> Tensor:
     """Which center each map belongs to, (B, K, groups) in the maps' dtype."""
-    nearest = _cosines(directions, centers).argmax(2)
-    return F.one_hot(nearest, centers.shape[1]).to(directions)
+    return F.one_hot((directions @ centers.mT).argmax(2), centers.shape[1]).to(directions)

@@ -82,16 +82,9 @@ class ImageAttribution(ClassesAttribution):
     _empty: str
 
     def _run(
-        self,
-        request: Request,
-        explain: Callable[[Batch], list[list[Maps]]],
-        *,
-        extras: bool = False,
+        self, request: Request, explain: Callable[[Batch], list[list[Maps]]], extras: bool = False
     ) -> Any:
-        """Returns what `attribute` returns: the attribution, with ``extras`` a pair.
-
-        The second of the pair is the list of the other maps. For `Classes`, a list of these.
-        """
+        """Returns what `attribute` returns; with ``extras`` paired with the list of other maps."""
         scoring = request.scoring
         score = settle_score(scoring.score, self.forward_func)
         inputs = format_inputs(request.inputs, spatial=True)
@@ -105,7 +98,7 @@ class ImageAttribution(ClassesAttribution):
         several = isinstance(request.target, Classes)
         targets = list(request.target) if isinstance(request.target, Classes) else [request.target]
         check_targets(targets, rows)
-        done: dict[int, list[list[Maps]]] = {}
+        done: list[list[list[Maps]]] = []  # a batch's maps of each target
         with (
             preserved_state(self.forward_func),
             contextlib.closing(progress_bar(type(self).__name__, scoring.show_progress)) as bar,
@@ -122,13 +115,13 @@ class ImageAttribution(ClassesAttribution):
             )
 
             def step(start: int, stop: int) -> None:
-                done[start] = explain(images.rows(start, stop))
+                done.append(explain(images.rows(start, stop)))
 
             run_in_batches(rows, step, inputs, grow=False, first=16)
         results = []
         for t in range(len(targets)):
             # Without images there are no maps, and no telling how many layers have one.
-            kinds = list(zip(*(done[start][t] for start in sorted(done)), strict=True))
+            kinds = zip(*(batch[t] for batch in done), strict=True)
             whole = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in kinds]
             first, *others = whole or [tuple(map(torch.empty_like, inputs))]
             warn_of_empty(first, type(self).__name__, self._empty)

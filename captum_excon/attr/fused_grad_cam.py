@@ -23,13 +23,13 @@ class FusedGradCAM(LayeredAttribution, GradientAttribution):
     shallow to deep :math:`E_1 = C_1`, :math:`E_b = (E_{b-1} + C_b) \odot C_b`, and a Gaussian of a
     quarter of the deepest layer's cell. Each part has its reason:
 
-    - Shallow layers know edges, deep layers know the class: the sum adds detail and the product
-      leaves none of it where the deeper map is zero.
-    - SISE's own gate, the Otsu region, makes most of the map an exact zero, whose order ranking
-      metrics draw by lot; the map itself as the gate does not.
+    - Shallow layers know edges, deep layers know the class: the sum adds detail, and the product
+      removes it where the deeper map is zero.
+    - SISE's own gate, the Otsu region, sets most of the map to exactly zero, which ranking metrics
+      order at random; a gate by the map itself does not.
     - Linear up-sampling leaves kinks at the cells' centers; the Gaussian removes them.
 
-    All layers take one forward and one backward pass: the cost of Grad-CAM. For other layer
+    It costs as much as Grad-CAM: one forward and one backward pass for all layers. For other layer
     attributions see `captum_excon.attr.fuse_layers`.
 
     References: Selvaraju et al., *Grad-CAM: Visual Explanations from Deep Networks via
@@ -39,10 +39,7 @@ class FusedGradCAM(LayeredAttribution, GradientAttribution):
     The constructor and its example are those of `MultiLayerSISE`.
     """
 
-    _empty = (
-        "Grad-CAM is positive nowhere, in none of the layers; explain another target or choose "
-        "other layers"
-    )
+    _empty = "Grad-CAM is positive in none of the layers; explain another target or other layers"
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(

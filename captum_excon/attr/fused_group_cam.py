@@ -27,16 +27,15 @@ from captum_excon.attr.fusion import check_smooth, fuse, gaussian
 class FusedGroupCAM(LayeredAttribution, MaskAttribution):
     r"""Scores of grouped feature maps, gated by the Grad-CAM of all layers [ours].
 
-    It joins what masking knows, which regions suffice for the class, with what gradients know,
-    where the class is, at the cost of a handful of forward rows. It is no paper's method; each
-    part has its reason:
+    Masking tells which regions suffice for the class, gradients tell where the class is; both
+    together cost a handful of forward rows. No paper describes it; each part has its reason:
 
     1. One forward and one backward pass give the feature maps :math:`A_k^l` of the last layer of
        every block and the mean gradients :math:`\alpha_k^l` of the raw output :math:`y_c`.
     2. Of the deepest layer, the maps :math:`\alpha_k A_k` with a positive weight (rectified) are
        clustered by cosine similarity (spherical k-means without randomness), as ViT-CX clusters
        its masks; each cluster's sum, up-sampled and scaled to [0, 1], is one mask. Maps of one
-       cluster light up in the same places, so that scoring them one by one says little more.
+       cluster light up in the same places, so scoring each of them adds little.
     3. The masks are scored as in SISE, by Ψ of the masked image and divided by their area:
        :math:`\hat V`, scaled to [0, 1].
     4. The Grad-CAM maps of all layers are fused as in `FusedGradCAM`: :math:`E_B`. The result is

@@ -125,16 +125,14 @@ class IntegratedGradCAM(ClassesAttribution, LayerAttribution, GradientAttributio
             method: One of Captum's quadratures, ``"riemann_right"`` (the paper's figure),
                 ``"riemann_left"``, ``"riemann_middle"``, ``"riemann_trapezoid"`` or
                 ``"gausslegendre"``.
-            internal_batch_size: Path points per forward and backward pass, over all images; found
-                by default, like `MultiLayerSISE.attribute`'s ``perturbations_per_eval``.
+            internal_batch_size: Path points per forward and backward pass; found by default.
             attribute_to_layer_input: Use the layer's input instead of its output.
             relu_attributions: Rectify each step, as in the paper; False keeps the signs.
             attr_dim_summation: Sum over channels; False returns (N, K, \*spatial), each channel
                 rectified by itself.
             grad_kwargs: More arguments for `torch.autograd.grad`.
             show_progress: Show a bar over path points.
-            subtract_baseline: Use activations relative to the baseline's; False is the authors'
-                notebook.
+            subtract_baseline: Subtract the baseline's activations; the notebook does not.
 
         Returns:
             Maps (N, 1, \*spatial) at the layer's resolution in the inputs' dtype; for a tuple of
@@ -160,13 +158,9 @@ class IntegratedGradCAM(ClassesAttribution, LayerAttribution, GradientAttributio
             args = args.of_one_row()
         bar = progress_bar(type(self).__name__, show_progress, rows * n_steps)
         with preserved_state(self.forward_func), contextlib.closing(bar):
-            layers = self._layers(images, args)
+            layers, to_input = self._layers(images, args), attribute_to_layer_input
             hooked = functools.partial(
-                capture,
-                self.forward_func,
-                layers,
-                to_input=attribute_to_layer_input,
-                grad_kwargs=grad_kwargs,
+                capture, self.forward_func, layers, to_input=to_input, grad_kwargs=grad_kwargs
             )
             path = _Path(hooked, images, starts, args)
             references, calls = path.references(internal_batch_size, one=not subtract_baseline)

@@ -35,11 +35,8 @@ class RISE(MaskAttribution):
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5)).eval()
-        >>> rise = RISE(model)
-        >>> generator = torch.Generator().manual_seed(0)
-        >>> rise.attribute(torch.rand(2, 3, 16, 16), target=1, n_masks=20, grid=4,
-        ...                generator=generator).shape
+        >>> rise = RISE(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5)).eval())
+        >>> rise.attribute(torch.rand(2, 3, 16, 16), target=1, n_masks=20, grid=4).shape
         torch.Size([2, 3, 16, 16])
     """
 
@@ -119,9 +116,7 @@ class _RandomMasks:
             first = (self.shifts[rows, i] * step).long()
             at = first.unsqueeze(1) + torch.arange(length, device=first.device)
             at = at.view(len(rows), *(length if d == i + 1 else 1 for d in range(masks.dim() - 1)))
-            shape = [*masks.shape]
-            shape[i + 2] = length
-            masks = masks.gather(i + 2, at.expand(shape))
+            masks = masks.gather(i + 2, at.expand(*masks.shape[: i + 2], -1, *masks.shape[i + 3 :]))
         return masks
 
     def average(self, scores: Tensor) -> list[Maps]:

@@ -11,11 +11,19 @@ from captum.attr import NoiseTunnel
 from helpers.toys import LAYERED, METHODS, ConvNet, WithArguments, images
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from captum_excon.attr import AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
+from captum_excon.attr import (
+    AdaptiveHybridCAM,
+    IntegratedGradCAM,
+    MultiLayerSISE,
+    ScoreCAM,
+    _grouping,
+    _masks,
+)
 from captum_excon.attr._batching import run_in_batches
 from captum_excon.attr._layer_maps import gradient_maps
-from captum_excon.attr._masks import FeatureMasks
+from captum_excon.attr._masks import FeatureMasks, widest
 from captum_excon.attr._modes import preserved_state
 from captum_excon.grad_cam import GradCamAttribution
 from captum_excon.targets import callable_targets
@@ -49,6 +57,28 @@ def test_sums_are_in_float32_under_an_ambient_autocast(method: Any, dtype: torch
         maps = method(Exact(), inputs, target=2)
     assert maps.dtype == torch.float32
     torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device like MPS, which has no float64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        assert not (isinstance(result, Tensor) and result.dtype == torch.float64), func
+        return result
+
+
+@every_method
+def test_no_sum_is_in_float64_on_a_device_without_it(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = images(2, 1, 48, 48)
+    expected = method(ConvNet(), inputs, target=2)
+    for module in (_masks, _grouping):
+        monkeypatch.setattr(module, "widest", lambda device: widest(torch.device("mps")))
+    with NoFloat64():
+        maps = method(ConvNet(), inputs, target=2)
+    torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-5 * float(expected.max()))
 
 
 def test_the_gate_of_hybrid_maps_is_in_float32_under_an_ambient_autocast() -> None:
