@@ -53,18 +53,11 @@ def capture(
     """Runs the model once and differentiates each score for all layers at once.
 
     The forward pass runs without gradients until the first layer's hook switches them on: at the
-    layer's first call, or at its last if ``calls`` says how many there are. Compiled models run
-    uncompiled, data-parallel ones on their module.
+    layer's first call, or at its last if ``calls`` says how often an earlier pass called each.
+    Compiled models run uncompiled, data-parallel ones on their module.
 
-    Args:
-        forward_func: The model.
-        layers: Where to look.
-        inputs: Tensors of N rows.
-        args: Additional arguments of these rows.
-        scores: Functions of the output, each giving (N,) scores; no backward pass if empty.
-        to_input: Capture the layers' inputs instead of their outputs.
-        grad_kwargs: More arguments for `torch.autograd.grad`.
-        calls: How often an earlier pass called each layer.
+    Each of ``scores`` turns the output into (N,) scores; without any there is no backward pass.
+    ``to_input`` captures the layers' inputs; ``grad_kwargs`` are for `torch.autograd.grad`.
     """
     if isinstance(forward_func, nn.Module):
         forward_func = unwrap(forward_func)
@@ -113,10 +106,9 @@ def capture(
 
 
 def _run(forward_func: ForwardFunc, inputs: tuple[Tensor, ...], args: ForwardArgs) -> Tensor:
-    frozen = (isinstance(v, Tensor) and v.is_inference() for v in args.values)
-    values = tuple(v.clone() if f else v for v, f in zip(args.values, frozen, strict=True))
+    values = (v.clone() if isinstance(v, Tensor) and v.is_inference() else v for v in args.values)
     try:
-        return run_forward(forward_func, inputs, values)
+        return run_forward(forward_func, inputs, tuple(values))
     except RuntimeError as error:
         if "Inference tensors cannot be saved for backward" not in str(error):
             raise
@@ -199,7 +191,6 @@ class _Keeper:
         return tensor.clone()
 
     def all(self) -> list[Tensor]:
-        """Returns each layer's tensor."""
         for i, layer in enumerate(self._layers):
             if i not in self._held:
                 raise ValueError(

@@ -14,9 +14,8 @@ _STEPS = 10
 def grouped(maps: Tensor, groups: int) -> Tensor:
     """Clusters the maps of each row by cosine similarity and sums each cluster.
 
-    Spherical k-means, from the map of the largest mass and then, one after the other, the heavy
-    map least similar to those taken: one minus the largest cosine, times the root of its mass.
-    There is nothing random.
+    Deterministic spherical k-means. The first center is the map of the largest mass; each next one
+    has the largest product of the root of its mass and one minus its largest cosine to the others.
 
     Args:
         maps: Non-negative maps (B, K, P) of P positions; all-zero maps belong to no cluster.

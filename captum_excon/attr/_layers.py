@@ -134,13 +134,11 @@ def _unambiguous(
 
 
 def _from_selection(layer: SelectedLayer, reshape: Reshape | None) -> HookedLayer:
-    def side(channels_last: bool) -> Reshape | None:
-        return channels_last_to_first if reshape is None and channels_last else reshape
-
-    reshape_input = side(layer.input_channels_last)
-    return HookedLayer(
-        layer.module, layer.name, side(layer.channels_last), reshape_input=reshape_input
+    at_output, at_input = (
+        channels_last_to_first if reshape is None and channels_last else reshape
+        for channels_last in (layer.channels_last, layer.input_channels_last)
     )
+    return HookedLayer(layer.module, layer.name, at_output, reshape_input=at_input)
 
 
 def _with_own_calls(
@@ -159,9 +157,8 @@ def _with_own_calls(
     if len(inputs) == 1 and not any(isinstance(a, Tensor) and a.dim() > 2 for a in args.values):
         return layers
     chosen = []
-    for layer, calls in zip(
-        layers, _inputs_of_calls(forward_func, layers, inputs, args), strict=True
-    ):
+    inputs_of_calls = _inputs_of_calls(forward_func, layers, inputs, args)
+    for layer, calls in zip(layers, inputs_of_calls, strict=True):
         last = max((i for i, found in enumerate(calls) if found), default=None)
         if last is not None and calls[last] != set().union(*calls):
             raise ValueError(
@@ -187,10 +184,7 @@ def _inputs_of_calls(
     for count in tries:
         found = [[] for _ in layers]
         at = torch.arange(count, device=inputs[0].device)
-        with ExitStack() as stack:
-            stack.enter_context(eager())
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
+        with eager(), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
             leaves = [x[:count].clone().requires_grad_() for x in inputs]
             hook = functools.partial(_note_inputs, leaves, threading.get_ident())
             with registration:
@@ -214,10 +208,8 @@ def _note_inputs(
     if threading.get_ident() != owner:
         return
     outputs = output if isinstance(output, (tuple, list)) else [output]
-    tensors = [t for t in outputs if isinstance(t, Tensor) and t.requires_grad]
+    sums = [t.sum() for t in outputs if isinstance(t, Tensor) and t.requires_grad]
     grads: Sequence[Tensor | None] = ()
-    if tensors:
-        grads = torch.autograd.grad(
-            [t.sum() for t in tensors], leaves, allow_unused=True, retain_graph=True
-        )
+    if sums:
+        grads = torch.autograd.grad(sums, leaves, allow_unused=True, retain_graph=True)
     calls.append({i for i, grad in enumerate(grads) if grad is not None})

@@ -60,9 +60,7 @@ class Readout:
             output = _needs_classes(output).softmax(1)
         elif self.score == "sigmoid":
             output = output.sigmoid()
-        elif callable(self.score):
-            output = _called(self.score, output)
-        return select_target(output, take_targets(self.target, image))
+        return self.raw(output, image)
 
     def raw(self, output: Tensor, image: Tensor) -> Tensor:
         """What Grad-CAM differentiates: the output itself, or a callable's score."""
@@ -79,9 +77,7 @@ class Readout:
         """
         if self.score == "softmax":
             output = _log_odds(_needs_classes(output))
-        elif callable(self.score):
-            output = _called(self.score, output)
-        return select_target(output, take_targets(self.target, image))
+        return self.raw(output, image)
 
 
 def _called(score: Callable[[Tensor], Tensor], output: Tensor) -> Tensor:

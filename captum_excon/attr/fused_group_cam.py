@@ -110,15 +110,9 @@ class FusedGroupCAM(LayeredAttribution, MaskAttribution):
 
 
 def _group_masks(maps: Tensor, weights: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """The groups' sums of all targets, and whose they are.
+    """Sums each target's and image's groups of maps (N, K, *spatial) with weights (T, N, K).
 
-    Args:
-        maps: (N, K, *spatial).
-        weights: Mean gradients (T, N, K).
-        groups: For each target and image.
-
-    Returns:
-        Maps (N, T groups, *spatial), and which of them are a target's, (T, N, T groups) bool.
+    Returns the sums, (N, T groups, *spatial), and which are a target's, (T, N, T groups) bool.
     """
     targets, rows = weights.shape[:2]
     rectified = maps.relu().flatten(2).to(weights.dtype)

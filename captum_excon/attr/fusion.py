@@ -130,7 +130,7 @@ def _called(fusion: Callable[[list[Tensor]], Tensor], layer_maps: list[Tensor]) 
     fused = fusion(layer_maps)
     if not isinstance(fused, Tensor) or fused.shape != layer_maps[0].shape:
         raise ValueError(
-            f"a fusion callable must return a map of shape {tuple(layer_maps[0].shape)}, but "
+            f"a fusion callable must return one map of shape {tuple(layer_maps[0].shape)}, but "
             f"returned {tuple(fused.shape) if isinstance(fused, Tensor) else type(fused).__name__}"
         )
     if not bool(torch.isfinite(fused).all()):
