@@ -5,6 +5,7 @@ torch and what needs it are imported inside functions, so that ``--help`` answer
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,10 +16,11 @@ from captum_excon.cli.console import complain, one_line_errors
 from captum_excon.errors import UserError
 
 if TYPE_CHECKING:
-    from benchmarks.explanations.configs.settings import Config
-    from benchmarks.explanations.stages.common import Outcome
+    from benchmarks.explanations.stages.common import Outcome, Shard
     from benchmarks.explanations.stages.plan import OpenRun, Plan
+    from benchmarks.explanations.stages.process_group import ProcessGroup
     from benchmarks.explanations.stages.progress_mode import ProgressMode
+    from captum_excon.models import Model
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,15 +92,12 @@ def plan_command(
     """Selects the items, writes config.yaml and plan.json, and tells what all of it will cost."""
     with one_line_errors(traceback) as say:
         from benchmarks.explanations.stages.cost import estimate_cost
-        from benchmarks.explanations.stages.model import open_model
-        from benchmarks.explanations.stages.plan import make_plan, open_run
 
-        wanted = _config(folder, config, settings)
-        model = open_model(wanted)
-        plan = make_plan(folder, wanted, model, progress=not quiet)
-        _check(plan)
+        plan, model = _plan(folder, config, settings, quiet)
         say(plan.summary())
         if estimate:
+            from benchmarks.explanations.stages.plan import open_run
+
             say(estimate_cost(open_run(plan, model), _mode(quiet, plain)))
 
 
@@ -113,15 +112,10 @@ def explain_command(
 ) -> None:
     """Explains the items and keeps the raw maps."""
     with one_line_errors(traceback):
-        from benchmarks.explanations.stages.common import Shard
         from benchmarks.explanations.stages.explain import explain
         from benchmarks.explanations.stages.plan import open_run
-        from benchmarks.explanations.stages.process_group import ProcessGroup
 
-        part = Shard.parse(shard)
-        processes = ProcessGroup()
-        _forget(folder, retry, processes.rank)
-        processes.total(0)
+        part, processes = _share(folder, shard, retry)
         outcome = explain(open_run(folder), part, _mode(quiet or processes.rank > 0, plain))
         _leave(processes.total(_tell(outcome, quiet)))
 
@@ -141,22 +135,16 @@ def score_command(
 ) -> None:
     """Scores the maps by every metric."""
     with one_line_errors(traceback) as say:
-        from benchmarks.explanations.stages.common import Shard
+        from benchmarks.explanations.stages.pass_counter import Profile
         from benchmarks.explanations.stages.plan import open_run
-        from benchmarks.explanations.stages.process_group import ProcessGroup
-        from benchmarks.explanations.stages.profiling import Profile
         from benchmarks.explanations.stages.score import score
 
-        part = Shard.parse(shard)
-        processes = ProcessGroup()
-        _forget(folder, retry, processes.rank)
-        processes.total(0)
+        part, processes = _share(folder, shard, retry)
         measured = Profile() if profile else None
         mode = _mode(quiet or processes.rank > 0, plain)
-        outcome = score(open_run(folder), part, mode, profile=measured)
-        errors = _tell(outcome, quiet)
+        errors = _tell(score(open_run(folder), part, mode, profile=measured), quiet)
         if measured is not None:
-            say("\n".join(measured.lines()))
+            say(str(measured))
         _leave(processes.total(errors))
 
 
@@ -187,29 +175,23 @@ def run_command(
     with one_line_errors(traceback) as say:
         from benchmarks.explanations.stages.common import Shard
         from benchmarks.explanations.stages.explain import explain
-        from benchmarks.explanations.stages.model import open_model
-        from benchmarks.explanations.stages.plan import make_plan, open_run
-        from benchmarks.explanations.stages.process_group import ProcessGroup
+        from benchmarks.explanations.stages.plan import open_run
         from benchmarks.explanations.stages.score import score
 
-        part = Shard.parse(shard)
-        processes = ProcessGroup()
-        quiet = quiet or processes.rank > 0
-        wanted = _config(folder, config, settings)
-        model = open_model(wanted)
-        if processes.rank == 0:
-            plan = make_plan(folder, wanted, model, progress=not quiet)
-            _check(plan)
+        Shard.parse(shard)  # a wrong one is told before the plan is made
+        rank = int(os.environ.get("RANK", 0))
+        quiet = quiet or rank > 0
+        model = None
+        if rank == 0:
+            plan, model = _plan(folder, config, settings, quiet)
             if not quiet:
                 say(plan.summary())
-        _forget(folder, retry, processes.rank)
-        processes.total(0)
-        mode = _mode(quiet, plain)
+        part, processes = _share(folder, shard, retry)
         run = open_run(folder, model)
+        mode = _mode(quiet, plain)
         errors = _tell(explain(run, part, mode), quiet)
-        errors += _tell(score(run, part, mode), quiet)
-        errors = processes.total(errors)
-        if shard is None and processes.rank == 0:
+        errors = processes.total(errors + _tell(score(run, part, mode), quiet))
+        if shard is None and rank == 0:
             say(str(_report(folder, gallery, run)))
         elif shard is not None and not quiet:
             say(f"when all shards are done: python -m benchmarks.explanations report {folder}")
@@ -240,8 +222,11 @@ def settings_command() -> None:
     typer.echo(settings_tables())
 
 
-def _config(folder: Path, name: str | None, settings: list[str]) -> Config:
+def _plan(folder: Path, name: str | None, settings: list[str], quiet: bool) -> tuple[Plan, Model]:
+    """Checks all choices, opens the model and makes the plan."""
     from benchmarks.explanations.configs.settings import load_config
+    from benchmarks.explanations.stages.model import open_model
+    from benchmarks.explanations.stages.plan import check_choices, make_plan
     from captum_excon._settings import parse_assignments
 
     path: str | Path = folder / "config.yaml" if name is None else name
@@ -249,24 +234,22 @@ def _config(folder: Path, name: str | None, settings: list[str]) -> Config:
         raise UserError(
             f"{folder} has no plan yet: name a configuration by --config, such as quick"
         )
-    return load_config(path, parse_assignments(settings))
+    wanted = load_config(path, parse_assignments(settings))
+    check_choices(wanted)
+    model = open_model(wanted)
+    return make_plan(folder, wanted, model, progress=not quiet), model
 
 
-def _check(plan: Plan) -> None:
-    """Finds wrong names and options now and not after hours."""
-    from benchmarks.explanations.metrics.registry import make_metric
-    from benchmarks.explanations.stages.explain import make_explainers
+def _share(folder: Path, shard: str | None, retry: bool) -> tuple[Shard, ProcessGroup]:
+    """This process's part of the items, once all processes are there and errors forgotten."""
+    from benchmarks.explanations.stages.common import Shard, forget_errors
+    from benchmarks.explanations.stages.process_group import ProcessGroup
 
-    make_explainers(plan.config)
-    for choice in plan.config.metrics:
-        make_metric(choice)
-
-
-def _forget(folder: Path, retry: bool, rank: int) -> None:
-    from benchmarks.explanations.stages.common import forget_errors
-
-    if retry and rank == 0:
+    part, processes = Shard.parse(shard), ProcessGroup()
+    if retry and processes.rank == 0:
         forget_errors(folder)
+    processes.total(0)
+    return part, processes
 
 
 def _report(folder: Path, gallery: bool, run: OpenRun | None = None) -> Path:
@@ -285,9 +268,7 @@ def _report(folder: Path, gallery: bool, run: OpenRun | None = None) -> Path:
 
 
 def _mode(quiet: bool, plain: bool) -> ProgressMode:
-    if quiet:
-        return "quiet"
-    return "plain" if plain or not sys.stderr.isatty() else "bar"
+    return "quiet" if quiet else "plain" if plain or not sys.stderr.isatty() else "bar"
 
 
 def _tell(outcome: Outcome, quiet: bool) -> int:

@@ -12,31 +12,22 @@ photographs that ship with scikit-image. Needs the `bench` extra.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import warnings
-from pathlib import Path
 from typing import Any
 
 import quantus
-import skimage.data
 import torch
-from PIL import Image
-from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.speed.masking import (
-    PHOTOGRAPHS,
-    bare_forward,
-    count_rows,
-    seconds,
-)
-from captum_excon._files import read_image
-from captum_excon._provenance import provenance
+from benchmarks.speed import measuring
+from benchmarks.speed.measuring import bare_forward, count_rows, seconds
 from captum_excon.metrics import deletion
 from captum_excon.metrics.scorer import default_rows
-from captum_excon.models import Model, load_model
+from captum_excon.models import load_model
+
+OURS, THEIRS = "captum_excon.metrics.deletion", "quantus.PixelFlipping"
+BARE = "bare forward passes of our rows"
 
 
 class PixelFlipping(quantus.PixelFlipping):  # type: ignore[name-defined]
@@ -46,36 +37,22 @@ class PixelFlipping(quantus.PixelFlipping):  # type: ignore[name-defined]
         """Checks nothing."""
 
 
-def prepare(loaded: Model, folder: Path | None, count: int) -> Tensor:
-    """Returns ``count`` images, (N, 3, H, W): those of a folder, or photographs, shifted."""
-    paths = sorted(folder.iterdir())[:count] if folder else []
-    pictures = [read_image(path) for path in paths] or [
-        Image.fromarray(getattr(skimage.data, name)()) for name in PHOTOGRAPHS[:count]
-    ]
-    images = torch.cat([loaded.inputs(picture) for picture in pictures])
-    copies = -(-count // len(images))
-    return torch.cat([images.roll(11 * i, 3) for i in range(copies)])[:count]
-
-
 def main() -> None:
     """Measures, prints, and saves."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="demo", help="as in `captum-excon explain --model`")
-    parser.add_argument("--images", type=Path, help="a folder of images (default: scikit-image's)")
+    parser = measuring.new_parser(__doc__, repeats=3)
+    measuring.add_images(parser)
     parser.add_argument("--count", type=int, default=100, help="how many images")
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--batch-size", type=int, help="our rows per forward pass")
     parser.add_argument("--peer-batch-size", type=int, default=64, help="Quantus's, which is 64")
     parser.add_argument("--channels-last", action="store_true", help="the model's memory format")
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
     options = parser.parse_args()
-    device = torch.device(options.device)
     loaded = load_model(options.model, device=options.device)
-    model, images = loaded.module, prepare(loaded, options.images, options.count)
-    if options.channels_last:
-        model.to(memory_format=torch.channels_last)
+    model, images = loaded.module, measuring.read_inputs(loaded, options.images, options.count)
+    copies = -(-options.count // len(images))
+    images = torch.cat([images.roll(11 * i, 3) for i in range(copies)])[: options.count]
+    layout = torch.channels_last if options.channels_last else torch.contiguous_format
+    model.to(memory_format=layout)
     own_rows = options.batch_size or default_rows(images)
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(len(images), 1, 7, 7, generator=generator)
@@ -85,21 +62,12 @@ def main() -> None:
     metric = PixelFlipping(
         features_in_step=math.ceil(images[0].numel() / options.steps), disable_warnings=True
     )
-    arrays = {
-        "x_batch": images.cpu().numpy(),
-        "y_batch": classes.cpu().numpy(),
-        "a_batch": maps.numpy(),
-    }
+    given = {"x_batch": images, "y_batch": classes, "a_batch": maps}
+    arrays = {name: tensor.cpu().numpy() for name, tensor in given.items()}
 
     def ours() -> None:
-        deletion(
-            model,
-            images,
-            maps,
-            target=classes,
-            steps=options.steps,
-            batch_size=own_rows,
-        )
+        common = {"steps": options.steps, "batch_size": own_rows}
+        deletion(model, images, maps, target=classes, **common)
 
     def theirs() -> None:
         with warnings.catch_warnings():
@@ -107,23 +75,19 @@ def main() -> None:
             warnings.simplefilter("ignore")
             metric(model=model, batch_size=options.peer_batch_size, device=options.device, **arrays)
 
-    calls = {"captum_excon.metrics.deletion": ours, "quantus.PixelFlipping": theirs}
+    calls = {OURS: ours, THEIRS: theirs}
     rows = {}
     for name, call in calls.items():
         with count_rows(model) as counted:
             call()
         rows[name] = sum(counted)
-    layout = torch.channels_last if options.channels_last else torch.contiguous_format
     image = images[:1].contiguous(memory_format=layout)
-    calls["bare forward passes of our rows"] = lambda: bare_forward(
-        model, image, rows["captum_excon.metrics.deletion"], own_rows, None
-    )
+    calls[BARE] = lambda: bare_forward(model, image, rows[OURS], own_rows, None)
     times = dict.fromkeys(calls, math.inf)
     for _ in range(options.repeats):
         for name, call in calls.items():
-            times[name] = min(times[name], seconds(call, device))
-    own = times["captum_excon.metrics.deletion"]
-    report = {
+            times[name] = min(times[name], seconds(call, images.device))
+    figures = {
         "model": options.model,
         "images": len(images),
         "size": list(images.shape[1:]),
@@ -131,16 +95,11 @@ def main() -> None:
         "batch size": {"ours": own_rows, "quantus": options.peer_batch_size},
         "channels last": options.channels_last,
         "seconds": times,
-        "times faster": times["quantus.PixelFlipping"] / own,
+        "times faster": times[THEIRS] / times[OURS],
         "forward rows": rows,
-        "share of the model's forward passes in our time": times["bare forward passes of our rows"]
-        / own,
-        **provenance(device, "quantus"),
+        "share of the model's forward passes in our time": times[BARE] / times[OURS],
     }
-    print(json.dumps(report, indent=1))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    measuring.publish(figures, options, "quantus")
 
 
 if __name__ == "__main__":

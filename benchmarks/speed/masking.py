@@ -11,59 +11,20 @@ extra. Without ``--images`` it uses photographs that ship with scikit-image.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
-import json
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import skimage.data
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from benchmarks.speed import measuring
+from benchmarks.speed.measuring import bare_forward, count_rows, seconds
 from captum_excon import AdaptiveHybridCAM, MultiLayerSISE, select_layers
-from captum_excon._files import read_image
-from captum_excon._provenance import provenance
-from captum_excon.models import load_model
-
-PHOTOGRAPHS = ("chelsea", "astronaut", "coffee", "rocket")
-
-
-@contextlib.contextmanager
-def count_rows(model: nn.Module) -> Iterator[list[int]]:
-    """Counts the rows of every forward pass."""
-    rows: list[int] = []
-    handle = model.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    try:
-        yield rows
-    finally:
-        handle.remove()
-
-
-def bare_forward(model: nn.Module, image: Tensor, rows: int, batch_size: int, dtype: Any) -> None:
-    """Runs the model on ``rows`` copies of an image."""
-    batch = image.expand(batch_size, *image.shape[1:]).contiguous()
-    with (
-        torch.inference_mode(),
-        torch.autocast(image.device.type, dtype=dtype, enabled=dtype is not None),
-    ):
-        for start in range(0, rows, batch_size):
-            model(batch[: rows - start])
-
-
-def seconds(call: Callable[[], Any], device: torch.device) -> float:
-    """Wall-clock time of a call, device work included."""
-    began = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
+from captum_excon.models import Model, load_model
 
 
 def peak_memory(call: Callable[[], Any], device: torch.device) -> float:
@@ -81,83 +42,71 @@ def peak_memory(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {key}")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+
+def time_methods(
+    loaded: Model, layers: list[str], images: Tensor, target: Tensor, options: argparse.Namespace,
+    dtype: torch.dtype | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Times each method and, in turn, the bare passes of as many rows."""
+    results = []
+    for method in (MultiLayerSISE, AdaptiveHybridCAM):
+        explainer = method(loaded.module, layers)
+        rows, explained, bare = [], [], []
+        for image, label in tqdm(zip(torch.split(images, 1), target.tolist(), strict=True)):
+            explain = partial(
+                explainer.attribute,
+                image,
+                target=label,
+                perturbations_per_eval=options.batch_size,
+                autocast_dtype=dtype,
+            )
+            with count_rows(loaded.module) as counted:
+                explain()
+            rows.append(sum(counted))
+            forward = partial(
+                bare_forward, loaded.module, image, rows[-1], options.batch_size, dtype
+            )
+            device = image.device
+            pairs = [
+                (seconds(explain, device), seconds(forward, device)) for _ in range(options.repeats)
+            ]
+            explained.append(min(first for first, _ in pairs))
+            bare.append(min(second for _, second in pairs))
+        results.append(
+            {
+                "method": method.__name__,
+                "rows per image, mean": statistics.mean(rows),
+                "rows per image": rows,
+                "seconds per image": statistics.mean(explained),
+                "seconds of the bare passes": statistics.mean(bare),
+                "ratio": sum(explained) / sum(bare),
+            }
+        )
+    return results
 
 
 def main() -> None:
     """Measures, prints, and saves."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="demo", help="as in `captum-excon explain --model`")
-    parser.add_argument("--images", type=Path, help="a folder of images (default: scikit-image's)")
+    parser = measuring.new_parser(__doc__, repeats=3)
+    measuring.add_images(parser)
     parser.add_argument("--limit", type=int, default=8, help="at most so many images")
     parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--autocast", choices=["bfloat16", "float16"])
-    parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
     options = parser.parse_args()
-    device = torch.device(options.device)
     dtype = getattr(torch, options.autocast) if options.autocast else None
     loaded = load_model(options.model, device=options.device)
-    model = loaded.module
-    paths = sorted(options.images.iterdir()) if options.images else []
-    pictures = [read_image(p) for p in paths[: options.limit]] or [
-        Image.fromarray(getattr(skimage.data, name)()) for name in PHOTOGRAPHS[: options.limit]
-    ]
-    images = torch.cat([loaded.inputs(picture) for picture in pictures])
+    model, images = loaded.module, measuring.read_inputs(loaded, options.images, options.limit)
     with torch.inference_mode():
         target = model(images).argmax(1)
     layers = [layer.name for layer in select_layers(model, images)]
-
-    results = []
-    for method in (MultiLayerSISE, AdaptiveHybridCAM):
-        explainer = method(model, layers)
-        times: dict[str, list[float]] = {"method": [], "forward": []}
-        per_image = []
-        for i in tqdm(range(len(images)), desc=method.__name__):
-            image = images[i : i + 1]
-
-            def explain(image: Tensor = image, i: int = i, explainer: Any = explainer) -> None:
-                explainer.attribute(
-                    image,
-                    target=int(target[i]),
-                    perturbations_per_eval=options.batch_size,
-                    autocast_dtype=dtype,
-                )
-
-            with count_rows(model) as counted:
-                explain()
-            rows = sum(counted)
-            per_image.append(rows)
-            explained, bare = [], []
-            for _ in range(options.repeats):
-                explained.append(seconds(explain, device))
-                bare.append(
-                    seconds(
-                        partial(bare_forward, model, image, rows, options.batch_size, dtype),
-                        device,
-                    )
-                )
-            times["method"].append(min(explained))
-            times["forward"].append(min(bare))
-        results.append(
-            {
-                "method": method.__name__,
-                "rows per image, mean": statistics.mean(per_image),
-                "rows per image": per_image,
-                "seconds per image": statistics.mean(times["method"]),
-                "seconds of the bare passes": statistics.mean(times["forward"]),
-                "ratio": sum(times["method"]) / sum(times["forward"]),
-            }
-        )
+    results = time_methods(loaded, layers, images, target, options, dtype)
     memory = []
     for threshold in (0.9, 0.5, 0.0):
-        explainer = MultiLayerSISE(model, layers)
-        call = functools.partial(
-            explainer.attribute,
+        call = partial(
+            MultiLayerSISE(model, layers).attribute,
             images[:1],
             target=int(target[0]),
             perturbations_per_eval=options.batch_size,
@@ -166,14 +115,12 @@ def main() -> None:
         )
         with count_rows(model) as counted:
             call()
+        peak = min(peak_memory(call, torch.device(options.device)) for _ in range(3))
         memory.append(
-            {
-                "threshold": threshold,
-                "masks": sum(counted) - 1,
-                "peak MiB": round(min(peak_memory(call, device) for _ in range(3)), 1),
-            }
+            {"threshold": threshold, "masks": sum(counted) - 1, "peak MiB": round(peak, 1)}
         )
-    report = {
+    sise, ada_sise = (found["rows per image, mean"] for found in results)
+    figures = {
         "model": options.model,
         "layers": layers,
         "images": len(images),
@@ -181,14 +128,9 @@ def main() -> None:
         "autocast": options.autocast,
         "results": results,
         "memory": memory,
-        "fewer rows by Ada-SISE": 1
-        - results[1]["rows per image, mean"] / results[0]["rows per image, mean"],
-        **provenance(device),
+        "fewer rows by Ada-SISE": 1 - ada_sise / sise,
     }
-    print(json.dumps(report, indent=1))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    measuring.publish(figures, options)
 
 
 if __name__ == "__main__":

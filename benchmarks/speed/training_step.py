@@ -11,11 +11,8 @@ update, which both have, is left out of both.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -23,8 +20,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from benchmarks.speed.masking import seconds
-from captum_excon._provenance import provenance
+from benchmarks.speed.measuring import new_parser, publish, seconds
 from captum_excon.losses import ExConLoss
 from captum_excon.training import ProjectionHead, build_encoder
 from captum_excon.transforms import ExConViews
@@ -88,16 +84,13 @@ def steps(
 
 def main() -> None:
     """Measures, prints, and saves."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = new_parser(__doc__, repeats=5)
     parser.add_argument("--encoder", default="torchvision:resnet18", help="as in `train --encoder`")
     parser.add_argument("--layer", default="layer4", help="that is explained")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--exconb", action="store_true", help="with backgrounds")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
@@ -123,7 +116,7 @@ def main() -> None:
         step / (explain + accept + contrast)
         for step, explain, accept, contrast in zip(*times.values(), strict=True)
     ]
-    report = {
+    figures = {
         "encoder": options.encoder,
         "layer": options.layer,
         "batch size": options.batch_size,
@@ -132,12 +125,8 @@ def main() -> None:
         "seconds": best,
         "ratio": best["step"] / bare,
         "median ratio of the rounds": statistics.median(rounds),
-        **provenance(device),
     }
-    print(json.dumps(report, indent=1))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    publish(figures, options)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from benchmarks.training.paired import paired, quantile, summary
+from scipy import stats
+
 from captum_excon.training.evaluation.tables import (
     Section,
     figures,
@@ -100,10 +103,72 @@ def pairs(methods: list[str]) -> list[tuple[str, str]]:
     return [(a, b) for a, b in controlled + plain if a in methods and b in methods]
 
 
+class Summary(NamedTuple):
+    """The mean of n values, their standard deviation, and a 95 % t-interval of the mean.
+
+    One value has neither deviation nor interval. Nor have values that are all equal an interval: a
+    few of them say nothing about the spread of others.
+    """
+
+    n: int
+    mean: float
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def summary(values: Mapping[int, float]) -> Summary | None:
+    r"""Summarises values by seed; None if there is none.
+
+    The interval is :math:`\bar x \pm t_{n-1}\, s / \sqrt n` with the 97.5 % quantile t of
+    Student's distribution. It holds for independent, normally distributed values; a handful of
+    seeds cannot show whether they are.
+
+    Example:
+        >>> found = summary({0: 1.0, 1: 2.0, 2: 3.0})
+        >>> found.mean, found.sd, round(found.low, 3), round(found.high, 3)
+        (2.0, 1.0, -0.484, 4.484)
+    """
+    n = len(values)
+    if not n:
+        return None
+    mean = statistics.fmean(values.values())
+    if n == 1:
+        return Summary(n, mean)
+    sd = statistics.stdev(values.values())
+    if sd < 1e-9:  # rounding
+        return Summary(n, mean, sd)
+    reach = quantile(n) * sd / math.sqrt(n)
+    return Summary(n, mean, sd, mean - reach, mean + reach)
+
+
+def quantile(n: int) -> float:
+    """Half the width of the 95 % interval of the mean of n > 1 values, in standard errors.
+
+    Example:
+        >>> round(quantile(3), 2), round(quantile(30), 2)
+        (4.3, 2.05)
+    """
+    return float(stats.t.ppf(0.975, n - 1))
+
+
+def paired(
+    arm: Mapping[int, float | None], control: Mapping[int, float | None]
+) -> dict[int, float]:
+    """The differences ``arm - control`` at the seeds for which both have a value.
+
+    Example:
+        >>> paired({0: 3.0, 1: 5.0, 2: 9.0}, {0: 1.0, 1: 6.0, 2: None})
+        {0: 2.0, 1: -1.0}
+    """
+    both = ((seed, value, control.get(seed)) for seed, value in arm.items())
+    return {s: mine - other for s, mine, other in both if mine is not None and other is not None}
+
+
 def _described(values: Mapping[int, float | None]) -> dict[str, Any]:
     found = summary({seed: v for seed, v in values.items() if v is not None})
-    spread = {"n": 0, "mean": None, "sd": None} if found is None else asdict(found)
-    return {"values": dict(values), **{key: spread[key] for key in ("n", "mean", "sd")}}
+    n, mean, sd, *_ = found or (0, None, None)
+    return {"values": dict(values), "n": n, "mean": mean, "sd": sd}
 
 
 def _paired(
@@ -117,16 +182,9 @@ def _paired(
         differences = paired(mine[name], theirs.get(name, {}))
         spread = summary(differences)
         if spread is not None and not name.startswith("training/"):
-            found.append(
-                {
-                    "arm": arm,
-                    "against": against,
-                    "figure": name,
-                    "higher_is_better": higher_is_better(name),
-                    "differences": differences,
-                    **asdict(spread),
-                }
-            )
+            facts: dict[str, Any] = {"arm": arm, "against": against, "figure": name}
+            facts |= {"differences": differences, "higher_is_better": higher_is_better(name)}
+            found.append({**facts, **spread._asdict()})
     return found
 
 
@@ -182,17 +240,12 @@ def _training_table(arms: Mapping[str, Mapping[str, Any]]) -> str:
         seconds, explaining = (
             named[f"training/{name}"]["mean"] for name in ("seconds", "explain_seconds")
         )
+        epoch = named["training/epoch"]
+        spreads = [_spread(named[f"training/{name}"]) for name in ("validation", "last/top1")]
         rows.append(
-            [
-                arm,
-                str(named["training/epoch"]["n"]),
-                f"{named['training/epoch']['mean']:.1f}",
-                _spread(named["training/validation"]),
-                _spread(named["training/last/top1"]),
-                f"{seconds:.0f}",
-                f"{explaining:.0f}",
-            ]
-        )
+            [arm, f"{epoch['n']}", f"{epoch['mean']:.1f}", *spreads, f"{seconds:.0f}",
+             f"{explaining:.0f}"]
+        )  # fmt: skip
     head = ["", "seeds", "epoch", "validation top-1", "test top-1, last epoch", "s", "s explaining"]
     return f"### Training\n\nEpoch and seconds are means.\n\n{markdown_table(head, rows)}"
 
@@ -232,15 +285,13 @@ def _paired_tables(
 def _difference(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "–"
+    mean, low, high = (
+        # The sum turns -0.0 into 0.0.
+        None if found[end] is None else f"{round(100 * found[end], 1) + 0.0:+.1f}"
+        for end in ("mean", "low", "high")
+    )
     mark = {1: " ▲", 0: "", -1: " ▼"}[_verdict(found)]
-    if found["low"] is None:
-        return _points(found["mean"])
-    return f"{_points(found['mean'])} [{_points(found['low'])}, {_points(found['high'])}]{mark}"
-
-
-def _points(difference: float) -> str:
-    # The sum turns -0.0 into 0.0.
-    return f"{round(100 * difference, 1) + 0.0:+.1f}"
+    return str(mean) if low is None else f"{mean} [{low}, {high}]{mark}"
 
 
 def _verdict(found: Mapping[str, Any]) -> int:

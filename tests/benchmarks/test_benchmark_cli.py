@@ -90,6 +90,10 @@ def test_an_error_of_an_explainer_is_told_and_kept_in_the_status(config, tmp_pat
         (["run", "-c", "quick", "-s", "data.count"], "expects NAME=VALUE"),
         (["run", "-c", "quick", "-s", "metrics=[ebgp]"], "did you mean 'ebpg'"),
         (["run", "-c", "quick", "--shard", "2"], "--shard must be R/N"),
+        (
+            ["plan", "-c", "paper", "-s", "data.kind=images", "-s", "data.path=x"],
+            "no annotation, which ebpg, miou, bbox, ground-truth need: leave these out",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(tmp_path, arguments, message):

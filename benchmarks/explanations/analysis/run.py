@@ -1,4 +1,4 @@
-"""A run's records as frames, checked to be those of one benchmark."""
+"""Reads a run's records as frames, and checks that they are those of one benchmark."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _FIELDS = (
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds.
+    """The content of a run folder.
 
     Attributes:
         folder: The run.
-        scores: One row an item, explainer, metric and seed.
-        explained: One row an item, explainer and seed: what the maps cost.
+        scores: One row per item, explainer, metric and seed.
+        explained: One row per item, explainer and seed: what the maps cost.
         items: How many items the plan has.
         controls: The explainers that are controls: they do not explain the model on that image.
         subject: Data set, split, model and weights.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -42,7 +42,7 @@ class SyntheticData(Settings):
 
 
 class _Labelled(Settings):
-    """What all data sets of files share."""
+    """The settings of all data sets of files."""
 
     classes: Matching = "auto"
     """How a class of the data finds its output of the model: by its ImageNet id, by the model's
@@ -56,7 +56,7 @@ class _Labelled(Settings):
 
 
 class _Images(_Labelled):
-    """What all data sets without annotation share."""
+    """The settings of all data sets without annotation."""
 
     path: str
     """A folder as `open_dataset` takes it, a folder with a ``labels.csv`` or such a file (columns
@@ -169,6 +169,13 @@ class Choice(Settings):
             value = {**value, "label": value["name"]}
         return value
 
+    def check_options(self, kind: str, known: Collection[str]) -> None:
+        """Raises UserError if an explainer or metric, the ``kind``, has no option of some name."""
+        for name in self.options:
+            if name not in known:
+                hint = close_names(name, known) or f"; it has {', '.join(sorted(known)) or 'none'}"
+                raise UserError(f"{kind} {self.label!r} has no option {name!r}{hint}")
+
 
 Choices: TypeAlias = Annotated[tuple[Choice, ...], Field(strict=False)]
 
@@ -232,14 +239,11 @@ class Config(Settings):
 
     @classmethod
     def from_mapping(cls, settings: Mapping[str, Any], source: str | Path | None = None) -> Config:
-        """Makes the settings from plain values, as YAML holds them.
-
-        Args:
-            settings: Values by name.
-            source: Where they come from, for messages.
+        """Makes the settings from plain values by name, as YAML holds them.
 
         Raises:
-            UserError: A setting is unknown, missing, of a wrong type or out of range.
+            UserError: A setting is unknown, missing, of a wrong type or out of range; the message
+                begins with the ``source``.
         """
         return validated(cls, settings, source)
 
@@ -304,20 +308,17 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 def settings_tables() -> str:
     """Returns all settings as Markdown: name, values, default and meaning, a table per section."""
-    sections: dict[str, tuple[str, type[Settings], Sequence[str]]] = {
-        f"data.kind={kind.model_fields['kind'].default}": ("data.", kind, list(kind.model_fields))
-        for kind in get_args(Data)
+    sections: dict[str, tuple[str, type[Settings]]] = {
+        f"data.kind={kind.model_fields['kind'].default}": ("data.", kind) for kind in get_args(Data)
     }
-    sections |= {
-        "model": ("model.", ModelConfig, list(ModelConfig.model_fields)),
-        "protocol": ("protocol.", Protocol, list(Protocol.model_fields)),
-        "all else": ("", Config, ("layer", "seed", "batch_size", "device")),
-    }
+    sections |= {"model": ("model.", ModelConfig), "protocol": ("protocol.", Protocol)}
+    sections |= {"all else": ("", Config)}
     parts = []
-    for title, (prefix, cls, names) in sections.items():
+    for title, (prefix, cls) in sections.items():
         rows = []
-        for name in names:
-            field = cls.model_fields[name]
+        for name, field in cls.model_fields.items():
+            if cls is Config and name not in ("layer", "seed", "batch_size", "device"):
+                continue
             values = allowed(field).replace("|", " or ")
             meaning = " ".join((field.description or "").split())
             rows.append([f"`{prefix}{name}`", values, default_text(field), meaning])

@@ -20,11 +20,9 @@ from captum_excon.models import Model
 
 
 class View(NamedTuple):
-    """A picture as the model looks at it.
+    """A picture as the model looks at it, (C, H, W) in [0, 1], and the mask of its class, if any.
 
-    Attributes:
-        pixels: (C, H, W) float32 in [0, 1].
-        mask: (1, H, W) bool, the objects of the row's class; None without annotation.
+    The mask, (1, H, W) bool, covers the objects of the row's class.
     """
 
     pixels: Tensor
@@ -68,7 +66,7 @@ class Item:
 
     Attributes:
         planned: Its number, classes and source.
-        image: The model's normalised input, (C, H, W) float32, on the model's device.
+        image: The normalised input, (C, H, W) float32, on the model's device.
         view: The same before normalisation, (C, H, W) in [0, 1], on the CPU.
         mask: Where the object is, (1, H, W) bool, on the CPU; None without annotation.
     """
@@ -77,26 +75,6 @@ class Item:
     image: Tensor
     view: Tensor
     mask: Tensor | None
-
-    @property
-    def number(self) -> int:
-        """Its number, from 0."""
-        return self.planned.item
-
-    @property
-    def source(self) -> str:
-        """What it is of."""
-        return self.planned.source
-
-    @property
-    def label(self) -> int:
-        """The data's class."""
-        return self.planned.label
-
-    @property
-    def target(self) -> int:
-        """The explained class."""
-        return self.planned.target
 
     @property
     def pixels(self) -> Image.Image:
@@ -109,10 +87,6 @@ class Item:
 
 class Views:
     """The rows of a source as a model sees them, with the model's number for each class.
-
-    Args:
-        config: The benchmark.
-        model: The network.
 
     Raises:
         UserError: The data are not there, or their classes are not the model's.
@@ -141,12 +115,7 @@ class Views:
 
 
 class Items(Sequence[Item]):
-    """The planned items, read when they are asked for.
-
-    Args:
-        config: The benchmark.
-        planned: What a plan selected.
-        model: The network.
+    """The items that a plan selected, read when they are asked for.
 
     Raises:
         UserError: A planned row is not among the data.

@@ -76,15 +76,11 @@ def mosaic(cells: Sequence[Tensor], *, full: bool = False) -> Tensor:
     Returns:
         (C, 2H, 2W), or (C, H, W).
     """
-    height, width = cells[0].shape[1:]
-    heights, widths = (
-        ((height, height), (width, width)) if full else (_halves(height), _halves(width))
-    )
-    scaled = [
-        cell if full else _scaled(cell, heights[number // 2], widths[number % 2])
-        for number, cell in enumerate(cells)
-    ]
-    return torch.cat([torch.cat(scaled[:2], 2), torch.cat(scaled[2:], 2)], 1)
+    if not full:
+        height, width = cells[0].shape[1:]
+        sizes = [(h, w) for h in _halves(height) for w in _halves(width)]
+        cells = [_scaled(cell, *size) for cell, size in zip(cells, sizes, strict=True)]
+    return torch.cat([torch.cat(list(cells[:2]), 2), torch.cat(list(cells[2:]), 2)], 1)
 
 
 def cell_mask(position: int, height: int, width: int) -> Tensor:

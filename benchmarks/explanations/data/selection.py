@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.explanations.configs.settings import BoxesData, Config, GridData
 from benchmarks.explanations.data.classes import UNKNOWN
-from benchmarks.explanations.data.items import Item, Items, PlannedItem, View, Views, normalized
+from benchmarks.explanations.data.items import Items, PlannedItem, View, Views, normalized
 from benchmarks.explanations.data.mosaics import CELLS, draw_mosaics
 from captum_excon.errors import UserError
 from captum_excon.models import Model
@@ -83,17 +83,9 @@ def _suitable(
             continue
         name = views.source.names[row]
         yield PlannedItem(
-            number,
-            name,
-            views.source.image(row),
-            (name,),
-            0,
-            label,
-            views.class_name(row),
-            predicted,
-            target,
-            probability,
-        )
+            number, name, views.source.image(row), (name,), 0, label, views.class_name(row),
+            predicted, target, probability,
+        )  # fmt: skip
         number += 1
 
 
@@ -142,31 +134,17 @@ def _mosaics(
         )
     outline = []
     for number, (cells, position) in enumerate(drawn):
+        # `image` stays: mosaics that explain one photograph are not independent.
         single = singles[cells[position]]
         rows = tuple(singles[cell].source for cell in cells)
-        source = f"{'+'.join(rows)}@{position}"
+        source, target = f"{'+'.join(rows)}@{position}", single.label
         outline.append(
-            PlannedItem(
-                number,
-                source,
-                single.image,  # mosaics that explain one photograph are not independent
-                rows,
-                position,
-                single.label,
-                single.name,
-                single.predicted,
-                single.label,
-                single.probability,
-            )
+            replace(single, item=number, source=source, rows=rows, position=position, target=target)
         )
-    return tuple(_seen(item, model) for item in Items(config, outline, model))
-
-
-def _seen(item: Item, model: Model) -> PlannedItem:
-    """A mosaic with what the model makes of all of it."""
-    probabilities = model.probabilities(item.image[None])
-    return replace(
-        item.planned,
-        predicted=int(probabilities.argmax()),
-        probability=float(probabilities[item.target]),
-    )
+    seen = []
+    for item in Items(config, outline, model):
+        probabilities = model.probabilities(item.image[None])
+        predicted = int(probabilities.argmax())
+        probability = float(probabilities[item.planned.target])
+        seen.append(replace(item.planned, predicted=predicted, probability=probability))
+    return tuple(seen)

@@ -1,8 +1,7 @@
-"""Explainers and controls: what gives the raw map of one image.
+"""Explainers and controls, which give the raw map of one image.
 
 All get one image at a time, the same network and the same layer, and return the map as it is:
-float32, channels summed, at the method's own resolution. Whatever comes after that is the same for
-all of them.
+float32, channels summed, at the method's own resolution.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 
 from benchmarks.explanations.configs.settings import Choice
 from benchmarks.explanations.methods import controls
-from captum_excon._messages import close_names
 from captum_excon.attr.fusion import gaussian
 from captum_excon.errors import UserError
 from captum_excon.layers import SelectedLayer
@@ -30,14 +28,7 @@ BASELINES = ("zero", "black")
 
 
 class Case(NamedTuple):
-    """One image to explain.
-
-    Attributes:
-        number: Of the item.
-        image: (1, C, H, W), as the network wants it.
-        target: The class to explain.
-        mask: The object, (1, H, W) bool, or None.
-    """
+    """An item: its number, input (1, C, H, W), class, and the mask (1, H, W) of its object."""
 
     number: int
     image: Tensor
@@ -104,7 +95,7 @@ class Explainer:
         elif not self.control:
             self._method = find_method(choice.name, CONTROLS)
             known = self._method.constructor_options | self._method.call_options | {"smooth"}
-        _check_options(choice, known)
+        _check(choice, known)
 
     def layers(self, setting: Setting) -> list[SelectedLayer]:
         """The layers that it uses."""
@@ -169,8 +160,7 @@ class Explainer:
 
 def _inner(choice: Choice) -> Explainer:
     of = str(choice.options.get("of", "captum:layer-grad-cam"))
-    options = choice.options.get("options", {})
-    inner = Explainer(Choice(name=of, options=options))
+    inner = Explainer(Choice(name=of, options=choice.options.get("options", {})))
     if inner.control:
         raise UserError(f"explainer {choice.label!r}: 'of' must name an explainer, not a control")
     return inner
@@ -186,11 +176,8 @@ def _control(name: str, case: Case, seed: int) -> Tensor:
     return control(case.image, [case.number], **options)
 
 
-def _check_options(choice: Choice, known: set[str]) -> None:
-    for option in choice.options:
-        if option not in known:
-            hint = close_names(option, known) or f"; it has {', '.join(sorted(known)) or 'none'}"
-            raise UserError(f"explainer {choice.label!r} has no option {option!r}{hint}")
+def _check(choice: Choice, known: set[str]) -> None:
+    choice.check_options("explainer", known)
     baseline = choice.options.get("baselines", "zero")
     if baseline not in BASELINES:
         raise UserError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.explanations.configs.settings import Choice
 from captum_excon._messages import close_names
 from captum_excon.errors import UserError
 from captum_excon.metrics import REFUSED, TRUSTED, refusal
@@ -36,7 +36,7 @@ class QuantusMetric:
 
     Args:
         name: Of its class.
-        options: Of its constructor.
+        choice: Of a config; its options are those of the constructor.
 
     Attributes:
         direction: Which values are better.
@@ -46,15 +46,11 @@ class QuantusMetric:
         UserError: The metric is not to be used, and why; or it has no such option.
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, choice: Choice) -> None:
         kind = _class(name)
-        known = set(inspect.signature(kind).parameters) - _SET_HERE
-        for option in options:
-            if option not in known:
-                hint = close_names(option, known) or f"; it has {', '.join(sorted(known))}"
-                raise UserError(f"metric 'quantus:{name}' has no option {option!r}{hint}")
+        choice.check_options("metric", set(inspect.signature(kind).parameters) - _SET_HERE)
         self._metric = kind(
-            **{"abs": False, "normalise": False, **options},
+            **{"abs": False, "normalise": False, **choice.options},
             return_aggregate=False,
             disable_warnings=True,
             display_progressbar=False,

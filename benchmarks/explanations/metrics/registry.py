@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from captum_excon.metrics.perturbation_curve import STEPS, Order
 Direction = Literal["higher", "lower"]
 PAPERS_SHARE = 0.15
 NO_TRUTH = "the data has no ground truth"
+_CURVE = ("fill", "steps", "score")
 
 
 @dataclass
@@ -59,28 +60,27 @@ class Maps:
         chosen._scorers = self._scorers
         return chosen
 
+    def masks(self) -> Tensor | None:
+        """Returns the mask once for each map, (E, H, W)."""
+        return None if self.mask is None else self.mask.expand(len(self.maps), -1, -1)
+
     def scorer(self, score: Any = None) -> m.Scorer:
         """Returns the scorer of the image once for each map."""
         if score not in self._scorers:
             self._scorers[score] = m.Scorer(
-                self.model,
-                self.image,
-                target=self.target,
-                score=score,
-                batch_size=self.rows,
+                self.model, self.image, target=self.target, score=score, batch_size=self.rows
             )
         return self._scorers[score].expand(len(self.maps))
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What a metric says of each map.
+class Scores(NamedTuple):
+    """The scores of maps by one metric.
 
     Attributes:
         values: (E,).
         curves: (E, S), or None.
-        fractions: Of pixels that are kept, removed or inserted, (S,); None without curves.
-        rows: Forward rows that each map needed, those aside that filled up the last batch.
+        fractions: Shares of pixels that are kept, removed or inserted, (S,); None without curves.
+        rows: Forward rows that each map needed, not counting those that fill up the last batch.
     """
 
     values: Tensor
@@ -92,13 +92,12 @@ class Scores:
 Compute = Callable[..., dict[str, Scores]]
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """Metrics that come from the same computation.
 
     Attributes:
-        directions: Of its metrics, by name.
-        compute: From `Maps` and options to the scores of each.
+        directions: Which values of each metric are better, by name.
+        compute: From `Maps` and options to the scores of each metric.
         options: The names of its options.
         mass: Whether it needs a map with positive values.
         truth: Whether it needs the ground truth.
@@ -106,22 +105,16 @@ class Family:
 
     directions: dict[str, Direction]
     compute: Compute
-    options: frozenset[str] = frozenset()
+    options: tuple[str, ...] = ()
     mass: bool = False
     truth: bool = False
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One metric of a config.
-
-    Attributes:
-        choice: As in the config.
-        family: What computes it.
-    """
+class Metric(NamedTuple):
+    """One metric of a config, and what computes it."""
 
     choice: Choice
-    family: Family = field(compare=False)
+    family: Family
 
     @property
     def direction(self) -> Direction:
@@ -130,7 +123,7 @@ class Metric:
 
     @property
     def group(self) -> str:
-        """The same for metrics that one computation gives."""
+        """Equal for metrics that share one computation."""
         return repr((sorted(self.family.directions), sorted(self.choice.options.items())))
 
     def compute(self, maps: Maps) -> dict[str, Scores]:
@@ -139,11 +132,9 @@ class Metric:
 
     def reasons(self, maps: Maps) -> list[str | None]:
         """Why a value is NaN, for each map."""
-        if self.family.truth and maps.mask is None:
+        masks = maps.masks() if self.family.truth else None
+        if self.family.truth and masks is None:
             return [NO_TRUTH] * len(maps.maps)
-        masks = None
-        if self.family.truth and maps.mask is not None:
-            masks = maps.mask.expand(len(maps.maps), *maps.mask.shape[1:])
         return m.nan_reasons(maps.maps, masks, mass=self.family.mass)
 
 
@@ -161,32 +152,25 @@ def make_metric(choice: Choice) -> Metric:
     """
     library, colon, name = choice.name.partition(":")
     if library == "quantus" and colon:
-        metric = QuantusMetric(name, choice.options)
+        metric = QuantusMetric(name, choice)
         compute = partial(_quantus, metric, choice.name)
         return Metric(choice, Family({choice.name: metric.direction}, compute, truth=metric.truth))
     for family in FAMILIES:
         if choice.name in family.directions:
-            _check_options(choice, family.options)
+            choice.check_options("metric", family.options)
             return Metric(choice, family)
     known = sorted(name for family in FAMILIES for name in family.directions)
     hint = close_names(choice.name, known) or f"; metrics are {', '.join(known)} and quantus:NAME"
     raise UserError(f"there is no metric {choice.name!r}{hint}")
 
 
-def _check_options(choice: Choice, known: frozenset[str]) -> None:
-    for option in choice.options:
-        if option not in known:
-            hint = close_names(option, known) or f"; it has {', '.join(sorted(known)) or 'none'}"
-            raise UserError(f"metric {choice.label!r} has no option {option!r}{hint}")
-
-
 def _localize(function: Callable[..., Tensor], name: str, maps: Maps, **options: Any) -> Any:
-    if maps.mask is None:
+    masks = maps.masks()
+    if masks is None:
         return {name: Scores(torch.full((len(maps.maps),), torch.nan))}
-    masks = maps.mask.expand(len(maps.maps), *maps.mask.shape[1:]).to(maps.maps.device)
     if "seed" in inspect.signature(function).parameters:
         options["seed"] = maps.seed
-    return {name: Scores(function(maps.maps, masks, **options))}
+    return {name: Scores(function(maps.maps, masks.to(maps.maps.device), **options))}
 
 
 def _drop(maps: Maps, fraction: float = PAPERS_SHARE, **options: Any) -> dict[str, Scores]:
@@ -250,15 +234,8 @@ def _curve(
     maps: Maps, order: Order, fractions: Sequence[float] | int, options: dict[str, Any]
 ) -> m.Curve:
     scorer, options = _prepared(maps, options)
-    return m.perturbation_curve(
-        scorer,
-        scorer.images,
-        maps.maps,
-        order=order,
-        fractions=fractions,
-        seed=maps.seed,
-        **options,
-    )
+    options |= {"order": order, "fractions": fractions, "seed": maps.seed}
+    return m.perturbation_curve(scorer, scorer.images, maps.maps, **options)
 
 
 def _prepared(maps: Maps, options: dict[str, Any]) -> tuple[m.Scorer, dict[str, Any]]:
@@ -270,46 +247,26 @@ def _prepared(maps: Maps, options: dict[str, Any]) -> tuple[m.Scorer, dict[str, 
     return maps.scorer(score), options
 
 
-def _names(*names: str) -> frozenset[str]:
-    return frozenset(names)
-
-
 FAMILIES: Sequence[Family] = (
     Family({"ebpg": "higher"}, partial(_localize, m.ebpg, "ebpg"), mass=True, truth=True),
     Family({"bbox": "higher"}, partial(_localize, m.bbox, "bbox"), truth=True),
     Family(
         {"miou": "higher"},
         partial(_localize, m.miou, "miou"),
-        _names("fraction", "threshold"),
+        ("fraction", "threshold"),
         truth=True,
     ),
     Family(
         {"pointing-game": "higher"},
         partial(_localize, m.pointing_game, "pointing-game"),
-        _names("tolerance"),
+        ("tolerance",),
         truth=True,
     ),
-    Family({"drop": "lower", "increase": "higher"}, _drop, _names("fraction", "fill", "score")),
-    Family(
-        {"average-drop": "lower", "average-increase": "higher"},
-        _average,
-        _names("fill", "score"),
-    ),
-    Family(
-        {"insertion": "higher"},
-        partial(_removal, "insertion", "lerf", "blur"),
-        _names("fill", "steps", "score"),
-    ),
-    Family(
-        {"deletion": "lower"},
-        partial(_removal, "deletion", "morf", 0.0),
-        _names("fill", "steps", "score"),
-    ),
-    Family(
-        {"road-morf": "lower"}, partial(_road, "road-morf", "morf"), _names("fractions", "score")
-    ),
-    Family(
-        {"road-lerf": "higher"}, partial(_road, "road-lerf", "lerf"), _names("fractions", "score")
-    ),
-    Family({"abpc": "higher"}, _abpc, _names("fill", "steps", "score")),
+    Family({"drop": "lower", "increase": "higher"}, _drop, ("fraction", "fill", "score")),
+    Family({"average-drop": "lower", "average-increase": "higher"}, _average, ("fill", "score")),
+    Family({"insertion": "higher"}, partial(_removal, "insertion", "lerf", "blur"), _CURVE),
+    Family({"deletion": "lower"}, partial(_removal, "deletion", "morf", 0.0), _CURVE),
+    Family({"road-morf": "lower"}, partial(_road, "road-morf", "morf"), ("fractions", "score")),
+    Family({"road-lerf": "higher"}, partial(_road, "road-lerf", "lerf"), ("fractions", "score")),
+    Family({"abpc": "higher"}, _abpc, _CURVE),
 )

@@ -1,4 +1,4 @@
-"""What the stages share: a part of the items, records in chunks, and what went wrong."""
+"""What the stages share: shards of the items, records in chunks, and errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -46,9 +47,7 @@ class Shard:
         """
         launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
         if text is None:
-            if not launched:
-                return cls()
-            return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+            return cls(*(int(os.environ[n]) for n in ("RANK", "WORLD_SIZE") if launched))
         if launched:
             raise UserError("--shard and torchrun both divide the items; use one of them")
         found = re.fullmatch(r"(\d+)/(\d+)", text)
@@ -65,13 +64,9 @@ class Shard:
 
 @dataclass
 class Outcome:
-    """How a stage ended.
+    """How a stage ended: records that it added, that were there before, and errors among both.
 
-    Attributes:
-        stage: Its name.
-        done: Records that this call added.
-        skipped: Records that were there before.
-        errors: The number of records with an error, by explainer, metric and error.
+    The errors are counted by explainer, metric and message.
     """
 
     stage: str
@@ -108,12 +103,11 @@ class Records:
     """
 
     def __init__(self, plan: Plan, stage: str, shard: Shard) -> None:
-        self.stage = stage
         self.outcome = Outcome(stage)
         folder = plan.folder / "records"
         self._path = folder / f"{stage}.{shard.rank}of{shard.of}.jsonl"
         self._lock = _locked(self._path)
-        self.there = {key(r): r for r in read_stage(folder, stage)}
+        self._there = {key(r): r for r in read_stage(folder, stage)}
         self._writer = RecordWriter(self._path)
         self._chunk: list[Record] = []
         self._written = time.monotonic()
@@ -128,14 +122,16 @@ class Records:
             self._writer.__exit__(*raised)
             self._lock.close()
 
-    def find(self, record: Mapping[str, Any]) -> Record | None:
-        """Returns the finished record of the same key, if there is one."""
-        return self.there.get(key(record))
-
-    def skip(self, found: Mapping[str, Any]) -> None:
-        """Counts a finished record."""
+    def finished(
+        self, fields: Record, still: Callable[[Record], bool] = lambda record: True
+    ) -> bool:
+        """Whether there is a record of the same key that ``still`` holds; it is counted then."""
+        found = self._there.get(key(fields))
+        if found is None or not still(found):
+            return False
         self.outcome.skipped += 1
         self.outcome.add(found)
+        return True
 
     def add(self, record: Record) -> None:
         """Takes a finished record."""
@@ -167,7 +163,7 @@ def read_stage(folder: Path, stage: str) -> list[Record]:
 
 
 def _locked(path: Path) -> TextIO:
-    """Holds a lock until the returned file is closed, or the process ends, however it does."""
+    """Holds a lock until the returned file is closed or the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.with_name(f".{path.stem}.lock").open("w")
     try:
@@ -183,15 +179,13 @@ def _locked(path: Path) -> TextIO:
 
 def common_fields(plan: Plan, item: PlannedItem) -> Record:
     """Returns what the records of one item share."""
+    planned = {name: getattr(item, name) for name in ("item", "source", "image", "label")}
     return {
-        "item": item.item,
-        "source": item.source,
-        "image": item.image,
+        **planned,
         "dataset": plan.dataset,
         "split": plan.split,
         "class": item.target,
         "class_name": item.name,
-        "label": item.label,
         "model": plan.config.model.name,
         "weights": plan.weights,
         "seed": plan.config.seed,
@@ -218,24 +212,12 @@ def forget_errors(folder: Path) -> int:
     """
     forgotten = 0
     for path in sorted((folder / "records").glob("*.jsonl")):
-        lock = _locked(path)
-        try:
-            kept, lost = _without_errors(path.read_bytes().splitlines(keepends=True))
-            if lost:
+        with closing(_locked(path)):
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if b'"status": "error:' not in line]
+            if len(kept) < len(lines):
                 temporary = path.with_name(f".{path.name}.tmp")
                 temporary.write_bytes(b"".join(kept))
                 os.replace(temporary, path)
-                forgotten += lost
-        finally:
-            lock.close()
+            forgotten += len(lines) - len(kept)
     return forgotten
-
-
-def _without_errors(lines: Iterable[bytes]) -> tuple[list[bytes], int]:
-    kept, lost = [], 0
-    for line in lines:
-        if b'"status": "error:' in line:
-            lost += 1
-        else:
-            kept.append(line)
-    return kept, lost

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 from benchmarks.explanations.stages.common import Shard
 from benchmarks.explanations.stages.explain import explain
-from benchmarks.explanations.stages.pass_counter import Cost
 from benchmarks.explanations.stages.plan import OpenRun
 from benchmarks.explanations.stages.progress_mode import ProgressMode
 from benchmarks.explanations.stages.records import Record, read_records
@@ -20,13 +19,9 @@ from benchmarks.explanations.stages.score import score
 def estimate_cost(run: OpenRun, mode: ProgressMode = "quiet") -> str:
     """Explains and scores the first item, unless it is done, and tells what all of them will cost.
 
-    Args:
-        run: See `open_run`.
-        mode: How to show progress.
-
     Returns:
-        A table of forward and backward rows and seconds, an explainer or metric a line, and the
-        time of all items.
+        A table of forward and backward rows and seconds, a line for each explainer and metric, and
+        the time of all items.
 
     Raises:
         UserError: An explainer, a metric or an option is wrong.
@@ -56,19 +51,15 @@ def cost_table(records: Iterable[Record], items: int) -> str:
         explain rise                      1000        0    36.0
         all 100 items: 1 h 00 min of one process
     """
-    costs: dict[str, Cost] = defaultdict(Cost)
+    columns = ["forward_rows", "backward_rows", "seconds"]
+    costs: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0])
     for record in records:
         what = record["explainer"] if record["stage"] == "explain" else record["metric"]
         cost = costs[f"{record['stage']} {what}"]
-        cost.seconds += record["seconds"]
-        cost.forward_rows += record["forward_rows"]
-        cost.backward_rows += record["backward_rows"]
+        cost[:] = (total + record[column] for total, column in zip(cost, columns, strict=True))
     lines = [f"{'one item':30s} forward backward seconds"]
-    for name, cost in costs.items():
-        lines.append(
-            f"{name:30s} {cost.forward_rows:7d} {cost.backward_rows:8d} {cost.seconds:7.1f}"
-        )
-    whole = items * sum(cost.seconds for cost in costs.values())
+    lines += [f"{name:30s} {f:7d} {b:8d} {s:7.1f}" for name, (f, b, s) in costs.items()]
+    whole = items * sum(seconds for *_, seconds in costs.values())
     lines.append(f"all {items} items: {_duration(whole)} of one process")
     return "\n".join(lines)
 

@@ -1,15 +1,16 @@
-"""The second stage: the raw map of every explainer for every item, on disk."""
+"""The second stage: writes the raw map of every explainer for every item."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.explanations.configs.settings import Choice, Config
+from benchmarks.explanations.configs.settings import Choice
 from benchmarks.explanations.data.items import Item
 from benchmarks.explanations.methods.explainers import Case, Explainer, Setting
 from benchmarks.explanations.stages.common import Outcome, Records, Shard, common_fields, failure
@@ -21,7 +22,6 @@ from captum_excon._files import written_whole
 from captum_excon.metrics.scorer import default_rows
 from captum_excon.models.named_layers import choose_layers
 
-STAGE = METRIC = EXPLAIN
 _CONFIGS = ".configs"
 
 
@@ -30,33 +30,27 @@ def explain(run: OpenRun, shard: Shard, mode: ProgressMode = "quiet") -> Outcome
 
     An explainer that raises gives a record that says so, and everything else goes on.
 
-    Args:
-        run: See `open_run`.
-        shard: Which items.
-        mode: How to show progress.
-
     Raises:
         UserError: An explainer, a layer or an option is wrong.
     """
     plan, items = run.plan, run.items
-    explainers = make_explainers(plan.config)
+    explainers = [Explainer(choice) for choice in plan.config.explainers]
     for choice in plan.config.explainers:
         link_maps(plan, choice)
     numbers = shard.numbers(len(items))
+
+    def has_map(record: Record) -> bool:
+        path = map_path(plan.folder, record["config"], record["item"])
+        return record["status"] != "ok" or path.exists()
+
     with (
-        Records(plan, STAGE, shard) as records,
-        progress(STAGE, len(numbers) * len(explainers), "map", mode) as bar,
+        Records(plan, EXPLAIN, shard) as records,
+        progress(EXPLAIN, len(numbers) * len(explainers), "map", mode) as bar,
     ):
         setting: Setting | None = None
         for number in numbers:
-            pending = []
-            for explainer in explainers:
-                fields = record_key(plan, explainer.choice, number)
-                found = records.find(fields)
-                if found is not None and _has_map(plan, found):
-                    records.skip(found)
-                else:
-                    pending.append((explainer, fields))
+            keys = [(e, record_key(plan, e.choice, number)) for e in explainers]
+            pending = [(e, fields) for e, fields in keys if not records.finished(fields, has_map)]
             bar.update(len(explainers) - len(pending))
             if not pending:
                 continue
@@ -68,15 +62,6 @@ def explain(run: OpenRun, shard: Shard, mode: ProgressMode = "quiet") -> Outcome
                 records.add({**common, **fields, **result})
                 bar.update()
     return records.outcome
-
-
-def make_explainers(config: Config) -> list[Explainer]:
-    """The explainers of a config.
-
-    Raises:
-        UserError: There is no such explainer or option.
-    """
-    return [Explainer(choice) for choice in config.explainers]
 
 
 def make_setting(run: OpenRun) -> Setting:
@@ -104,7 +89,8 @@ def make_setting(run: OpenRun) -> Setting:
 def case_of(item: Item) -> Case:
     """An item as explainers and metrics take it."""
     # Pictures come with channels last in memory, whose kernels round otherwise: one layout for all.
-    return Case(item.number, item.image[None].contiguous(), item.target, item.mask)
+    image = item.image[None].contiguous()
+    return Case(item.planned.item, image, item.planned.target, item.mask)
 
 
 def map_path(folder: Path, config: str, number: int) -> Path:
@@ -136,18 +122,13 @@ def link_maps(plan: Plan, choice: Choice) -> None:
 def record_key(plan: Plan, choice: Choice, number: int) -> Record:
     """What tells the record of a map from others."""
     return {
-        "stage": STAGE,
+        "stage": EXPLAIN,
         "item": number,
         "explainer": choice.label,
-        "metric": METRIC,
+        "metric": EXPLAIN,
         "seed": plan.config.seed,
         "config": plan.config.explainer_hash(choice),
     }
-
-
-def _has_map(plan: Plan, record: Record) -> bool:
-    path = map_path(plan.folder, record["config"], record["item"])
-    return record["status"] != "ok" or path.exists()
 
 
 def _explained(plan: Plan, explainer: Explainer, case: Case, setting: Setting) -> Record:
@@ -160,21 +141,15 @@ def _explained(plan: Plan, explainer: Explainer, case: Case, setting: Setting) -
             found = failure(error)
     if found["status"] == "ok":
         config = plan.config.explainer_hash(explainer.choice)
-        _write_map(map_path(plan.folder, config, case.number), saliency)
+        path = map_path(plan.folder, config, case.number)
+        for leftover in path.parent.glob(f".{path.stem}-*"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
+        with written_whole(path) as temporary, temporary.open("wb") as file:
+            np.save(file, saliency.numpy(), allow_pickle=False)
     return {
         **found,
         "control": explainer.control,
         "layers": [layer.name for layer in explainer.layers(setting)],
         "value": None,
-        "seconds": cost.seconds,
-        "forward_rows": cost.forward_rows,
-        "backward_rows": cost.backward_rows,
-        "peak_mib": cost.peak_mib,
+        **asdict(cost),
     }
-
-
-def _write_map(path: Path, saliency: Tensor) -> None:
-    for leftover in path.parent.glob(f".{path.stem}-*"):  # of a process that was killed
-        leftover.unlink(missing_ok=True)
-    with written_whole(path) as temporary, temporary.open("wb") as file:
-        np.save(file, saliency.numpy(), allow_pickle=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,9 @@ class CountedModel(nn.Module):
 
 @dataclass
 class Cost:
-    """What a computation took.
+    """What a computation took: wall-clock time, rows of the network, and memory at its peak.
 
-    Attributes:
-        seconds: Wall-clock time.
-        forward_rows: Rows given to the network.
-        backward_rows: Rows that gradients came back for.
-        peak_mib: The most memory that was in use: torch's own on a GPU, the whole process's on
-            the CPU under Linux; None elsewhere.
+    The memory is torch's own on a GPU, the whole process's on the CPU under Linux; None elsewhere.
     """
 
     seconds: float = 0.0
@@ -91,6 +86,38 @@ def measured(model: CountedModel, device: torch.device) -> Iterator[Cost]:
         cost.forward_rows = passes.forward_rows - rows[0]
         cost.backward_rows = passes.backward_rows - rows[1]
         cost.peak_mib = _peak(device)
+
+
+@dataclass
+class Profile:
+    """Seconds of a stage and its named parts, and those of them in the network's forward passes."""
+
+    seconds: float = 0.0
+    forward: float = 0.0
+    parts: dict[str, Profile] = field(default_factory=dict)
+
+    @contextmanager
+    def whole(self, model: CountedModel) -> Iterator[None]:
+        """Adds the time of a block."""
+        seconds, forward = time.perf_counter(), model.passes.seconds
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - seconds
+            self.forward += model.passes.seconds - forward
+
+    def part(self, name: str, model: CountedModel) -> AbstractContextManager[None]:
+        """Adds the time of a block to a part."""
+        return self.parts.setdefault(name, Profile()).whole(model)
+
+    def __str__(self) -> str:
+        rest = self.seconds - sum(part.seconds for part in self.parts.values())
+        share = self.forward / max(self.seconds, 1e-9)
+        lines = [f"profile: {self.seconds:.1f} s, {share:.1%} in forward passes"]
+        for name, part in {**self.parts, "all else": Profile(rest)}.items():
+            share = part.forward / max(part.seconds, 1e-9)
+            lines.append(f"  {name}: {part.seconds:.1f} s, {share:.1%} of it in forward passes")
+        return "\n".join(lines)
 
 
 def _now(device: torch.device) -> float:

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.explanations.configs.settings import Config, load_config
+from benchmarks.explanations.configs.settings import Config, ImagesData, load_config
 from benchmarks.explanations.data.items import Items, PlannedItem
 from benchmarks.explanations.data.readers import open_source
 from benchmarks.explanations.data.selection import select_items
+from benchmarks.explanations.methods.explainers import GROUND_TRUTH, Explainer
+from benchmarks.explanations.metrics.registry import make_metric
 from benchmarks.explanations.stages.model import open_model
 from captum_excon._files import check_writable, written_whole
 from captum_excon._messages import one_line
@@ -47,10 +49,9 @@ class Plan:
     seeds: tuple[int, ...]
 
     def hashes(self, seed: int | None = None) -> list[tuple[str, str, str]]:
-        """Hash, explainer and metric of all that belongs to this plan; other records are old.
+        """Hash, explainer and metric of all that belongs to this plan and one of its seeds.
 
-        Args:
-            seed: One of `seeds`; by default the config's.
+        Other records are old. The seed is the config's by default.
         """
         config = self.config if seed is None else self.config.model_copy(update={"seed": seed})
         found = [(config.explainer_hash(x), x.label, EXPLAIN) for x in config.explainers]
@@ -73,18 +74,33 @@ class Plan:
         return "\n".join(lines)
 
 
+def check_choices(config: Config) -> None:
+    """Finds now and not after hours what the stages cannot do.
+
+    Raises:
+        UserError: There is no such explainer, metric or option, or the data lack the annotation
+            that one of them needs.
+    """
+    for explainer in config.explainers:
+        Explainer(explainer)
+    metrics = [make_metric(choice) for choice in config.metrics]
+    needing = [metric.choice.label for metric in metrics if metric.family.truth]
+    needing += [x.label for x in config.explainers if x.name == GROUND_TRUTH]
+    if isinstance(config.data, ImagesData) and needing:
+        raise UserError(
+            f"data.kind=images has no annotation, which {', '.join(needing)} need: leave these out "
+            "of metrics and explainers in a YAML file for --config, or make mosaics, which need "
+            "none, by --set data.kind=grid --set protocol.target=label"
+        )
+
+
 def make_plan(
     folder: Path, config: Config, model: Model | None = None, *, progress: bool = True
 ) -> Plan:
-    """Plans a run, or takes up the plan that is in the folder.
+    """Plans a run in a new folder, or takes up the plan that is in the folder.
 
     Another list of explainers or metrics, and other options of theirs, leave the items as they are.
-
-    Args:
-        folder: The run folder, made if it is not there.
-        config: The benchmark.
-        model: What `open_model` gives for it, if it is there already.
-        progress: Show a bar on a terminal.
+    A ``model`` saves opening the config's again.
 
     Raises:
         UserError: The folder holds the plan of other items or weights, the data or the model cannot
@@ -136,11 +152,7 @@ class OpenRun:
 
 
 def open_run(plan: Plan | Path, model: Model | None = None) -> OpenRun:
-    """Opens the planned items for the model that they were planned with.
-
-    Args:
-        plan: What `make_plan` made, or the run folder that holds it.
-        model: What `open_model` gives for the config, if it is there already.
+    """Opens the items of a plan, or of the folder that holds one, for the model of the plan.
 
     Raises:
         UserError: There is no plan, the model cannot be built, its weights have changed, or so have
@@ -158,10 +170,8 @@ def open_run(plan: Plan | Path, model: Model | None = None) -> OpenRun:
 
 def _write(file: Path, plan: Plan) -> None:
     content = {
-        "dataset": plan.dataset,
-        "split": plan.split,
+        **{name: getattr(plan, name) for name in ("dataset", "split", "weights")},
         "model": plan.config.model.name,
-        "weights": plan.weights,
         "items_hash": plan.config.items_hash,
         "seeds": plan.seeds,
         "hashes": [entry for seed in plan.seeds for entry in plan.hashes(seed)],
@@ -187,13 +197,6 @@ def _plan(folder: Path, config: Config, content: Mapping[str, Any]) -> Plan:
         PlannedItem(**{"image": item["source"], **item, "rows": tuple(item["rows"])})
         for item in content["items"]
     )
-    return Plan(
-        folder,
-        config,
-        content["dataset"],
-        content["split"],
-        content["weights"],
-        items,
-        content["skipped"],
-        tuple(sorted({config.seed, *content.get("seeds", ())})),
-    )
+    read = {name: content[name] for name in ("dataset", "split", "weights", "skipped")}
+    seeds = tuple(sorted({config.seed, *content.get("seeds", ())}))
+    return Plan(folder, config, items=items, seeds=seeds, **read)

@@ -1,5 +1,5 @@
-"""Records: one JSON line a finding, appended and flushed to disk, so that an interrupted run loses
-nothing that it had written.
+"""Records: a JSON line for each finding, on the disk before it counts as done, so that an
+interrupted run loses nothing that it had written.
 
 A record is identified by its *key*: the fields named in `KEY`. A stage asks for the keys that are
 there, and does the rest. Shards append to files of their own; reading merges them, whatever their
@@ -93,13 +93,9 @@ def _lines(path: Path) -> Iterator[Record]:
 
 
 def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        text = file.read()
-        end = text.rfind(b"\n") + 1
-        if end < len(text):
-            file.truncate(end)
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _plain(value: Any) -> Any:

@@ -7,14 +7,13 @@ metric. What a map scores depends neither on the others nor on the shard.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from captum.attr import LayerAttribution
 from torch import Tensor
 
-from benchmarks.explanations.configs.settings import Choice, Config
 from benchmarks.explanations.methods.explainers import Case
 from benchmarks.explanations.metrics.registry import Maps, Metric, make_metric
 from benchmarks.explanations.stages.common import (
@@ -26,9 +25,8 @@ from benchmarks.explanations.stages.common import (
     read_stage,
 )
 from benchmarks.explanations.stages.explain import case_of, read_map, record_key
-from benchmarks.explanations.stages.pass_counter import CountedModel, measured
+from benchmarks.explanations.stages.pass_counter import CountedModel, Profile, measured
 from benchmarks.explanations.stages.plan import OpenRun, Plan
-from benchmarks.explanations.stages.profiling import Profile
 from benchmarks.explanations.stages.progress_mode import ProgressMode, progress
 from benchmarks.explanations.stages.records import Record, key
 from captum_excon.errors import UserError
@@ -36,15 +34,8 @@ from captum_excon.errors import UserError
 STAGE = "score"
 
 
-@dataclass(frozen=True)
-class Task:
-    """One value to be found.
-
-    Attributes:
-        label: The explainer's.
-        metric: The metric.
-        fields: Those that are known beforehand.
-    """
+class Task(NamedTuple):
+    """One value to be found: the explainer's label, the metric, and the fields known beforehand."""
 
     label: str
     metric: Metric
@@ -52,22 +43,14 @@ class Task:
 
 
 def score(
-    run: OpenRun,
-    shard: Shard,
-    mode: ProgressMode = "quiet",
-    *,
-    profile: Profile | None = None,
+    run: OpenRun, shard: Shard, mode: ProgressMode = "quiet", *, profile: Profile | None = None
 ) -> Outcome:
     """Scores the maps of a shard's items and skips what is finished.
 
     A metric that raises gives a record for each map that says so, and everything else goes on. A
     map that could not be made has no scores; its record of explaining says why.
 
-    Args:
-        run: See `open_run`; the items of this shard are explained.
-        shard: Which items.
-        mode: How to show progress.
-        profile: Filled in with where the time went.
+    The ``profile`` is filled in with where the time went.
 
     Raises:
         UserError: Maps are missing, or a metric or an option is wrong.
@@ -94,16 +77,13 @@ def score(
                 configs = {record["explainer"]: record["config"] for record in found}
                 case = case_of(run.items[number])
                 maps = Maps(
-                    counted,
-                    case.image,
-                    case.target,
-                    case.mask,
-                    _read_maps(plan, [configs[label] for label in labels], case),
-                    run.model.black(),
-                    plan.config.seed,
-                    plan.config.batch_size,
-                )
-            for group in _groups(tasks):
+                    counted, *case[1:], _read_maps(plan, [configs[n] for n in labels], case),
+                    run.model.black(), plan.config.seed, plan.config.batch_size,
+                )  # fmt: skip
+            groups = defaultdict(list)  # of tasks that one computation does
+            for task in tasks:
+                groups[task.metric.group].append(task)
+            for group in groups.values():
                 with profile.part(", ".join(sorted(group[0].metric.family.directions)), counted):
                     scored = list(_score(group, labels, maps, counted))
                 for record in scored:
@@ -132,43 +112,26 @@ def _explained(plan: Plan, shard: Shard) -> dict[int, list[Record]]:
 
 
 def _tasks(
-    plan: Plan,
-    explained: Sequence[Record],
-    metrics: Sequence[Metric],
-    number: int,
+    plan: Plan, explained: Sequence[Record], metrics: Sequence[Metric], number: int,
     records: Records,
-) -> Iterator[Task]:
+) -> Iterator[Task]:  # fmt: skip
     """What is not finished of an item, the finished being counted."""
-    choices = {choice.label: choice for choice in plan.config.explainers}
+    config = plan.config
+    choices = {choice.label: choice for choice in config.explainers}
     for metric in metrics:
         for mapped in explained:
+            label = mapped["explainer"]
             fields = {
                 "stage": STAGE,
                 "item": number,
-                "explainer": mapped["explainer"],
+                "explainer": label,
                 "metric": metric.choice.label,
-                "seed": plan.config.seed,
-                "config": _config(plan.config, choices[mapped["explainer"]], metric),
+                "seed": config.seed,
+                "config": config.metric_hash(choices[label], metric.choice),
             }
-            found = records.find(fields)
-            if found is None:
-                more = {name: mapped[name] for name in ("control", "layers")}
-                direction = {"direction": metric.direction}
-                yield Task(mapped["explainer"], metric, {**fields, **more, **direction})
-            else:
-                records.skip(found)
-
-
-def _config(config: Config, choice: Choice, metric: Metric) -> str:
-    return config.metric_hash(choice, metric.choice)
-
-
-def _groups(tasks: Iterable[Task]) -> list[list[Task]]:
-    """Tasks that one computation does."""
-    groups = defaultdict(list)
-    for task in tasks:
-        groups[task.metric.group].append(task)
-    return list(groups.values())
+            if not records.finished(fields):
+                fields |= {"control": mapped["control"], "layers": mapped["layers"]}
+                yield Task(label, metric, {**fields, "direction": metric.direction})
 
 
 def _read_maps(plan: Plan, configs: Sequence[str], case: Case) -> Tensor:
@@ -179,8 +142,8 @@ def _read_maps(plan: Plan, configs: Sequence[str], case: Case) -> Tensor:
 
 
 def processed(raw: Tensor, size: tuple[int, int], negatives: str) -> Tensor:
-    """A raw map (1, h, w) as metrics get it, (1, H, W): enlarged linearly, and its negative part
-    cut off ("clamp"), turned ("abs") or kept.
+    """Returns a raw map (1, h, w) as metrics get it, (1, H, W): enlarged linearly, and its negative
+    part cut off ("clamp"), made positive ("abs") or kept.
 
     Example:
         >>> processed(torch.tensor([[[-1.0, 3.0]]]), (1, 2), "clamp")

@@ -115,7 +115,7 @@ def test_items_are_the_normalised_images_with_their_masks(tmp_path):
     model = replace(open_model(settings), mean=(0.5,) * 3, std=(0.25,) * 3)
     plan = make_plan(tmp_path, settings, model, progress=False)
     item = open_run(plan, model).items[2]
-    truth = SyntheticObjects(6, 48)[int(item.source.rpartition("-")[2])]
+    truth = SyntheticObjects(6, 48)[int(item.planned.source.rpartition("-")[2])]
     assert torch.allclose(item.view, truth.image, atol=1 / 255)
     assert torch.allclose(item.image, (item.view - 0.5) / 0.25)
     assert torch.equal(item.mask, truth.mask[None])
@@ -130,7 +130,7 @@ def test_the_hand_set_network_needs_no_pixel_outside_of_the_mask(tmp_path):
     model = open_model(settings)
     for item in open_run(make_plan(tmp_path, settings, model, progress=False), model).items:
         image = item.image[None].clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(model.module(image)[0, item.target], image)
+        (gradient,) = torch.autograd.grad(model.module(image)[0, item.planned.target], image)
         assert not gradient[0][:, ~item.mask[0]].any()
 
 
@@ -208,11 +208,11 @@ def test_a_mosaic_explains_the_class_of_one_cell(folder, tmp_path):
     items = open_run(plan, model).items
     for number, item in enumerate(items):
         row = item.planned.rows[number % 4]
-        assert row.startswith(CLASSES[item.target])
+        assert row.startswith(CLASSES[item.planned.target])
         top, left = 24 * (number % 4 // 2), 24 * (number % 2)
         assert item.mask[:, top : top + 24, left : left + 24].all()
         assert item.mask.sum() == 24 * 24
-        probability = model.probabilities(item.image[None])[item.target]
+        probability = model.probabilities(item.image[None])[item.planned.target]
         assert item.planned.probability == pytest.approx(float(probability))
 
 

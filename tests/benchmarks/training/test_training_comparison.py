@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.training import compare, runs, write_up
-from benchmarks.training.paired import paired, quantile, summary
-from benchmarks.training.report import Run, compared, pairs
+from benchmarks.training.report import Run, compared, paired, pairs, quantile, summary
 from captum_excon.training.evaluation import plots
 from captum_excon.training.run.config import TrainConfig
 

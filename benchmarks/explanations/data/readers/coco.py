@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.explanations.data.readers.boxed import boxed_source
-from benchmarks.explanations.data.readers.source import Box, Source
+from benchmarks.explanations.data.readers.source import Box, Source, boxed_source
 from captum_excon._messages import one_line
 from captum_excon.errors import UserError
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from pathlib import Path
+
+import pandas as pd
 
 from benchmarks.explanations.data.readers.source import Source
 from captum_excon._messages import one_line
@@ -48,26 +49,20 @@ def open_images(path: str, split: str) -> Source:
 
 def _open_table(table: Path) -> Source:
     try:
-        with table.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or ()
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        frame = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8")
+    except (OSError, ValueError) as error:  # the parser's errors are ValueErrors
         raise UserError(f"{table}: cannot be read ({one_line(error)})") from error
-    column = next((name for name in CLASS_COLUMNS if name in columns), None)
-    if "file" not in columns or column is None or not rows:
+    column = next((name for name in CLASS_COLUMNS if name in frame), None)
+    if "file" not in frame or column is None or frame.empty:
         raise UserError(
             f"{table}: expected lines below a heading with 'file' and one of "
-            f"{', '.join(CLASS_COLUMNS)}, found the columns {', '.join(columns) or 'none'}"
+            f"{', '.join(CLASS_COLUMNS)}, found the columns {', '.join(frame) or 'none'}"
         )
-    if broken := [
-        number for number, row in enumerate(rows, 2) if not (row["file"] and row[column])
-    ]:
-        raise UserError(f"{table}, line {broken[0]}: the file or its class is missing")
-    files = [row["file"] for row in rows]
-    found = {row[column] for row in rows}
-    numbered = all(re.fullmatch(r"\s*-?\d+\s*", name) for name in found)
-    classes = sorted(found)
+    if (broken := (frame[["file", column]] == "").any(axis=1)).any():
+        raise UserError(f"{table}, line {broken.argmax() + 2}: the file or its class is missing")
+    files = frame["file"].tolist()
+    classes = sorted(set(frame[column]))
+    numbered = all(re.fullmatch(r"\s*-?\d+\s*", name) for name in classes)
     if numbered:
         classes.sort(key=int)  # as text, 10 stands before 2
     numbers = {name: number for number, name in enumerate(classes)}
@@ -78,7 +73,7 @@ def _open_table(table: Path) -> Source:
         "all",
         tuple(classes),
         files,
-        [numbers[row[column]] for row in rows],
+        frame[column].map(numbers).tolist(),
         FileReader(folder, files).read,
         numbered=numbered,
     )

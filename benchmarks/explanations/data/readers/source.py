@@ -1,8 +1,8 @@
-"""What every reader gives: pictures with a class each, and where the objects are."""
+"""What every reader returns: pictures with a class each, and where the objects are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -23,8 +23,8 @@ class Source:
         dataset: Its name, for the records.
         split: The part of it.
         class_names: In the data set's own order.
-        names: What tells a row from the others on any machine, such as a file below the folder.
-        labels: Index into ``class_names``, one a row.
+        names: Unique for each row and the same on any machine, such as a file below the folder.
+        labels: Index into ``class_names``, one per row.
         picture: From a row to its RGB picture.
         mask: From a row to a picture "L" of the same size, white where objects of its class are;
             None without annotation.
@@ -60,6 +60,53 @@ def stored_picture(path: Path) -> Image.Image:
         raise UserError(f"{path}: {error}; mend this file, or take other images") from error
 
 
+def boxed_source(
+    dataset: str,
+    split: str,
+    root: Path,
+    images: Iterable[tuple[str, Iterable[tuple[str, Box]]]],
+    class_names: Sequence[str] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Source:
+    """Makes a source of images in files and boxes with class names.
+
+    Args:
+        dataset: Its name.
+        split: The part of it.
+        root: The folder of the images.
+        images: For each image its file below ``root`` and its objects' classes and boxes.
+        class_names: In the data set's own order; those that occur, sorted, if None.
+        files: Where a file of ``images`` lies below ``root``, if not at its name.
+
+    Raises:
+        UserError: There are no boxes.
+    """
+    rows: list[tuple[str, str, list[Box]]] = []  # one for each image and class in it
+    names = []
+    for image, objects in images:
+        by_class: dict[str, list[Box]] = {}
+        for kind, box in objects:
+            by_class.setdefault(kind, []).append(box)
+        rows += [(image, kind, by_class[kind]) for kind in sorted(by_class)]
+        several = len(by_class) > 1
+        names += [f"{image}#{kind}" if several else image for kind in sorted(by_class)]
+    if not rows:
+        raise UserError(f"{root}: there are no boxes for the split {split!r}")
+    class_names = tuple(class_names or sorted({kind for _, kind, _ in rows}))
+    numbers = {name: number for number, name in enumerate(class_names)}
+
+    def picture(row: int) -> Image.Image:
+        image = rows[row][0]
+        return stored_picture(root / (files[image] if files else image))
+
+    def mask(row: int) -> Image.Image:
+        return mask_of_boxes(picture(row).size, rows[row][2])
+
+    labels = [numbers[kind] for _, kind, _ in rows]
+    shown = [image for image, *_ in rows]
+    return Source(dataset, split, class_names, names, labels, picture, mask, images=shown)
+
+
 def mask_of_boxes(size: tuple[int, int], boxes: Iterable[Box]) -> Image.Image:
     """Draws boxes white on black.
 
@@ -79,26 +126,3 @@ def mask_of_boxes(size: tuple[int, int], boxes: Iterable[Box]) -> Image.Image:
         if right > left and bottom > top:
             draw.rectangle((left, top, right - 1, bottom - 1), fill=255)
     return mask
-
-
-def boxed_rows(
-    images: Iterable[tuple[str, Iterable[tuple[str, Box]]]],
-) -> tuple[list[str], list[str], list[list[Box]]]:
-    """Makes a row for each image and class in it.
-
-    Args:
-        images: A name for each image, and its objects' classes and boxes.
-
-    Returns:
-        For each row the image, the class, and the boxes of its objects of that class.
-    """
-    names, classes, boxes = [], [], []
-    for name, objects in images:
-        by_class: dict[str, list[Box]] = {}
-        for kind, box in objects:
-            by_class.setdefault(kind, []).append(box)
-        for kind in sorted(by_class):
-            names.append(name)
-            classes.append(kind)
-            boxes.append(by_class[kind])
-    return names, classes, boxes

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.explanations.data.readers.boxed import boxed_source
-from benchmarks.explanations.data.readers.source import Box, Source
+from benchmarks.explanations.data.readers.source import Box, Source, boxed_source
 from captum_excon.errors import UserError
 from captum_excon.training.data._layouts import find_parts
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from torchvision.datasets import VOCDetection
 
-from benchmarks.explanations.data.readers.boxed import boxed_source
-from benchmarks.explanations.data.readers.source import Box, Source
+from benchmarks.explanations.data.readers.source import Box, Source, boxed_source
 from captum_excon._files import SUFFIXES
 from captum_excon._messages import one_line
 from captum_excon.errors import UserError
