@@ -8,10 +8,10 @@ from typing import Any
 from captum.attr import GradientAttribution
 from captum.log import log_usage
 
-from captum_excon.attr._captum import Inputs, Target
-from captum_excon.attr._mask_attribution import LayeredAttribution, Maps, Request, Scoring
-from captum_excon.attr._scoring import Batch
-from captum_excon.attr._views import check_scales, viewed_maps
+from captum_excon.attr._core.captum import Inputs, Target
+from captum_excon.attr._core.mask_attribution import LayeredAttribution, Maps, Request, Scoring
+from captum_excon.attr._core.scoring import Batch
+from captum_excon.attr._core.views import check_scales, viewed_maps
 from captum_excon.attr.fusion import Fusion, check_fusion, check_smooth, fuse, gaussian
 
 

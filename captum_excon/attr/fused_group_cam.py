@@ -9,18 +9,18 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_excon.attr._captum import Inputs, Target
-from captum_excon.attr._grouping import grouped
-from captum_excon.attr._layer_maps import scored_maps
-from captum_excon.attr._mask_attribution import (
+from captum_excon.attr._core.captum import Inputs, Target
+from captum_excon.attr._core.grouping import grouped
+from captum_excon.attr._core.layer_maps import scored_maps
+from captum_excon.attr._core.mask_attribution import (
     LayeredAttribution,
     Maps,
     MaskAttribution,
     Request,
     Scoring,
 )
-from captum_excon.attr._scoring import Batch, Score
-from captum_excon.attr._views import check_scales, viewed_maps
+from captum_excon.attr._core.scoring import Batch, Score
+from captum_excon.attr._core.views import check_scales, viewed_maps
 from captum_excon.attr.fusion import check_smooth, fuse, gaussian
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_excon.attr._masks import column, otsu, resize
+from captum_excon.attr._core.masks import column, otsu, resize
 
 Fusion = Literal["otsu", "soft_otsu", "sum", "gated", "product"] | Callable[[list[Tensor]], Tensor]
 

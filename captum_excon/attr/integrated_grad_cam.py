@@ -13,8 +13,8 @@ from captum.attr import GradientAttribution, LayerAttribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_excon.attr._batching import check_batch_size, run_in_batches
-from captum_excon.attr._captum import (
+from captum_excon.attr._core.batching import check_batch_size, run_in_batches
+from captum_excon.attr._core.captum import (
     Classes,
     ClassesAttribution,
     ForwardArgs,
@@ -27,11 +27,11 @@ from captum_excon.attr._captum import (
     format_inputs,
     quadrature,
 )
-from captum_excon.attr._capture import Capture, Reshape, capture
-from captum_excon.attr._layers import Layer, LayerChoice, listed
-from captum_excon.attr._masks import channel_sum, column, warn_of_empty
-from captum_excon.attr._modes import preserved_state
-from captum_excon.attr._scoring import Readout, progress_bar
+from captum_excon.attr._core.capture import Capture, Reshape, capture
+from captum_excon.attr._core.layers import Layer, LayerChoice, listed
+from captum_excon.attr._core.masks import channel_sum, column, warn_of_empty
+from captum_excon.attr._core.modes import preserved_state
+from captum_excon.attr._core.scoring import Readout, progress_bar
 
 _EMPTY = (
     "no step of the path has a positive sum of gradients times activations; explain another "

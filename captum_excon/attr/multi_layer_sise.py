@@ -11,9 +11,9 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_excon.attr._captum import Inputs, Target
-from captum_excon.attr._layer_maps import gradient_maps, scored_maps
-from captum_excon.attr._mask_attribution import (
+from captum_excon.attr._core.captum import Inputs, Target
+from captum_excon.attr._core.layer_maps import gradient_maps, scored_maps
+from captum_excon.attr._core.mask_attribution import (
     LayeredAttribution,
     Maps,
     MaskAttribution,
@@ -21,8 +21,8 @@ from captum_excon.attr._mask_attribution import (
     Scoring,
     without_layer_maps_in_noise,
 )
-from captum_excon.attr._masks import select_fixed
-from captum_excon.attr._scoring import Batch, Score
+from captum_excon.attr._core.masks import select_fixed
+from captum_excon.attr._core.scoring import Batch, Score
 from captum_excon.attr.fusion import Fusion, check_fusion, check_smooth, fuse, gaussian
 
 

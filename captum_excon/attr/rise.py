@@ -9,10 +9,10 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_excon.attr._captum import Inputs, Target
-from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request, Scoring
-from captum_excon.attr._masks import resize, weighted_sum
-from captum_excon.attr._scoring import Batch, Score
+from captum_excon.attr._core.captum import Inputs, Target
+from captum_excon.attr._core.mask_attribution import Maps, MaskAttribution, Request, Scoring
+from captum_excon.attr._core.masks import resize, weighted_sum
+from captum_excon.attr._core.scoring import Batch, Score
 
 
 class RISE(MaskAttribution):

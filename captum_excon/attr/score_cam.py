@@ -8,12 +8,12 @@ import torch
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_excon.attr._captum import ForwardFunc, Inputs, Target
-from captum_excon.attr._capture import Reshape
-from captum_excon.attr._layers import Layer, LayerChoice
-from captum_excon.attr._mask_attribution import Maps, MaskAttribution, Request, Scoring
-from captum_excon.attr._masks import FeatureMasks, channel_sum, resize
-from captum_excon.attr._scoring import Batch, Score
+from captum_excon.attr._core.captum import ForwardFunc, Inputs, Target
+from captum_excon.attr._core.capture import Reshape
+from captum_excon.attr._core.layers import Layer, LayerChoice
+from captum_excon.attr._core.mask_attribution import Maps, MaskAttribution, Request, Scoring
+from captum_excon.attr._core.masks import FeatureMasks, channel_sum, resize
+from captum_excon.attr._core.scoring import Batch, Score
 
 
 class ScoreCAM(MaskAttribution):

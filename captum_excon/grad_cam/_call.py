@@ -17,9 +17,9 @@ import tqdm
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from captum_excon.attr._captum import ForwardArgs, Target, select_target, take_targets
-from captum_excon.attr._capture import HookedLayer
-from captum_excon.attr._modes import eager
+from captum_excon.attr._core.captum import ForwardArgs, Target, select_target, take_targets
+from captum_excon.attr._core.capture import HookedLayer
+from captum_excon.attr._core.modes import eager
 from captum_excon.grad_cam._model import HALF, ObservedModel
 
 # grad-cam draws from numpy's global random state, finds its progress bar in a module, and gives all

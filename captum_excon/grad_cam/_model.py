@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_excon.attr._captum import run_forward
-from captum_excon.attr._capture import HookedLayer, Reshape
+from captum_excon.attr._core.captum import run_forward
+from captum_excon.attr._core.capture import HookedLayer, Reshape
 from captum_excon.layers._trace import registration
 from captum_excon.targets import CallableTargets
 

@@ -13,8 +13,8 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_excon.attr._batching import check_batch_size
-from captum_excon.attr._captum import (
+from captum_excon.attr._core.batching import check_batch_size
+from captum_excon.attr._core.captum import (
     ForwardArgs,
     Inputs,
     Target,
@@ -22,9 +22,9 @@ from captum_excon.attr._captum import (
     format_args,
     format_inputs,
 )
-from captum_excon.attr._capture import HookedLayer, Reshape
-from captum_excon.attr._layers import Layer, LayerChoice, listed
-from captum_excon.attr._masks import resize
+from captum_excon.attr._core.capture import HookedLayer, Reshape
+from captum_excon.attr._core.layers import Layer, LayerChoice, listed
+from captum_excon.attr._core.masks import resize
 from captum_excon.grad_cam._call import CamCall, is_subclass
 from captum_excon.layers import unwrap
 from captum_excon.targets import callable_targets

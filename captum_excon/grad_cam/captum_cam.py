@@ -13,9 +13,9 @@ from captum.attr import Attribution, GradientAttribution
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from captum_excon.attr._captum import Target, format_args, run_forward
-from captum_excon.attr._masks import resize
-from captum_excon.attr._modes import preserved_state
+from captum_excon.attr._core.captum import Target, format_args, run_forward
+from captum_excon.attr._core.masks import resize
+from captum_excon.attr._core.modes import preserved_state
 from captum_excon.targets import callable_targets
 
 CamTarget = Callable[[Any], Tensor]

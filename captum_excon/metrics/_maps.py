@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from captum_excon.attr._masks import minmax, varying
+from captum_excon.attr._core.masks import minmax, varying
 
 NOT_FINITE = "the map has NaN or infinite values"
 CONSTANT = "the map is constant"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_excon.attr._captum import ForwardFunc
+from captum_excon.attr._core.captum import ForwardFunc
 from captum_excon.metrics._imputation import FadeTo, Imputation, fill_values, remover
 from captum_excon.metrics._maps import (
     check_maps,

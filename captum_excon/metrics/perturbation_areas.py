@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from captum_excon.attr._captum import ForwardFunc
+from captum_excon.attr._core.captum import ForwardFunc
 from captum_excon.metrics._imputation import Imputation
 from captum_excon.metrics._maps import precise
 from captum_excon.metrics.perturbation_curve import STEPS, Order, curves, perturbation_curve

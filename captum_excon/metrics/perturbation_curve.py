@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_excon.attr._captum import ForwardFunc
+from captum_excon.attr._core.captum import ForwardFunc
 from captum_excon.metrics._imputation import Imputation, remover
 from captum_excon.metrics._maps import check_maps, informative, nan_where, precise, ranks
 from captum_excon.metrics.scorer import Scorer, Scoring, scorer_of

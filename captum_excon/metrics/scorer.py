@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor
 
-from captum_excon.attr._batching import check_batch_size, run_in_batches
-from captum_excon.attr._captum import ForwardFunc, Target, check_targets, format_args, run_forward
-from captum_excon.attr._modes import preserved_state
-from captum_excon.attr._scoring import (
+from captum_excon.attr._core.batching import check_batch_size, run_in_batches
+from captum_excon.attr._core.captum import (
+    ForwardFunc,
+    Target,
+    check_targets,
+    format_args,
+    run_forward,
+)
+from captum_excon.attr._core.modes import preserved_state
+from captum_excon.attr._core.scoring import (
     Readout,
     Score,
     memory_format_of,

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from captum_excon.attr._masks import varying
+from captum_excon.attr._core.masks import varying
 
 Placement: TypeAlias = Literal["shift", "shuffle"]
 

@@ -11,9 +11,9 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-from captum_excon.attr._captum import ForwardFunc
-from captum_excon.attr._masks import resize
-from captum_excon.attr._modes import eager
+from captum_excon.attr._core.captum import ForwardFunc
+from captum_excon.attr._core.masks import resize
+from captum_excon.attr._core.modes import eager
 
 Explainer: TypeAlias = Attribution | Callable[[Tensor, Tensor], Tensor]
 """Any Captum attribution, or a function of images and target classes that returns maps."""

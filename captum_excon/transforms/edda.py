@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from captum_excon.attr._captum import ForwardFunc
+from captum_excon.attr._core.captum import ForwardFunc
 from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._fill import Fill, fill_values
 from captum_excon.transforms._region import (

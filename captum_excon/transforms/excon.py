@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_excon.attr._captum import ForwardFunc
+from captum_excon.attr._core.captum import ForwardFunc
 from captum_excon.transforms._base import ExplainingModule
 from captum_excon.transforms._fill import Fill, fill_values
 from captum_excon.transforms._region import check_region, kept_area, mean_share, salient_region

@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from captum_excon.attr._batching import check_batch_size, first_batch_size, run_in_batches
+from captum_excon.attr._core.batching import check_batch_size, first_batch_size, run_in_batches
 
 IMAGE = (torch.zeros(1, 3, 8, 8),)
 

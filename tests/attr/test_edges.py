@@ -13,18 +13,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from captum_excon.attr import (
-    AdaptiveHybridCAM,
-    IntegratedGradCAM,
-    MultiLayerSISE,
-    ScoreCAM,
-    _grouping,
-    _masks,
-)
-from captum_excon.attr._batching import run_in_batches
-from captum_excon.attr._layer_maps import gradient_maps
-from captum_excon.attr._masks import FeatureMasks, widest
-from captum_excon.attr._modes import preserved_state
+from captum_excon.attr import AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
+from captum_excon.attr._core import grouping as _grouping
+from captum_excon.attr._core import masks as _masks
+from captum_excon.attr._core.batching import run_in_batches
+from captum_excon.attr._core.layer_maps import gradient_maps
+from captum_excon.attr._core.masks import FeatureMasks, widest
+from captum_excon.attr._core.modes import preserved_state
 from captum_excon.grad_cam import GradCamAttribution
 from captum_excon.targets import callable_targets
 

@@ -8,8 +8,8 @@ from helpers.toys import METHODS, ConvNet, CountedRows, images
 from torch import Tensor
 
 from captum_excon import select_layers
-from captum_excon.attr._captum import format_args
-from captum_excon.attr._layers import LayerChoice
+from captum_excon.attr._core.captum import format_args
+from captum_excon.attr._core.layers import LayerChoice
 from captum_excon.metrics import drop_increase
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all zero:UserWarning")

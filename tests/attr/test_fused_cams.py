@@ -10,7 +10,7 @@ from helpers.toys import LAYERS, ConvNet, CountedRows, Dense, images, state
 from torch import Tensor, nn
 
 from captum_excon.attr import FusedGradCAM, FusedGroupCAM, fuse_layers
-from captum_excon.attr._grouping import grouped
+from captum_excon.attr._core.grouping import grouped
 
 SIZES = {1: (24,), 2: (16, 20), 3: (8, 6, 10)}
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.filters import threshold_otsu
 
-from captum_excon.attr._masks import otsu
+from captum_excon.attr._core.masks import otsu
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*all zero:UserWarning")
 

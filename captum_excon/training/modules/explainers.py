@@ -8,7 +8,7 @@ from captum.attr import Attribution, LayerGradCam
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from captum_excon.attr._layers import LayerChoice, resolve_layers
+from captum_excon.attr._core.layers import LayerChoice, resolve_layers
 from captum_excon.methods.registry import Method, find_method
 from captum_excon.transforms._undisturbed import Explainer
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from captum_excon.attr._batching import run_in_batches
-from captum_excon.attr._captum import (
+from captum_excon.attr._core.batching import run_in_batches
+from captum_excon.attr._core.captum import (
     ForwardArgs,
     ForwardFunc,
     Target,
@@ -21,7 +21,7 @@ from captum_excon.attr._captum import (
     select_target,
     take_targets,
 )
-from captum_excon.attr._capture import Capture, HookedLayer, capture
+from captum_excon.attr._core.capture import Capture, HookedLayer, capture
 from captum_excon.layers import unwrap
 
 Score = Literal["softmax", "sigmoid", "identity"] | Callable[[Tensor], Tensor]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_excon.attr._masks import widest
+from captum_excon.attr._core.masks import widest
 
 _STEPS = 10
 

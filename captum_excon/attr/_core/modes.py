@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from captum_excon._messages import warn
-from captum_excon.attr._captum import ForwardFunc
+from captum_excon.attr._core.captum import ForwardFunc
 
 _stances = threading.Lock()
 _eager_users = 0

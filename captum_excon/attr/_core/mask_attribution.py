@@ -13,8 +13,8 @@ import torch
 from captum.attr import PerturbationAttribution
 from torch import Tensor
 
-from captum_excon.attr._batching import check_batch_size, run_in_batches
-from captum_excon.attr._captum import (
+from captum_excon.attr._core.batching import check_batch_size, run_in_batches
+from captum_excon.attr._core.captum import (
     Classes,
     ClassesAttribution,
     ForwardFunc,
@@ -25,17 +25,11 @@ from captum_excon.attr._captum import (
     format_baselines,
     format_inputs,
 )
-from captum_excon.attr._capture import Reshape
-from captum_excon.attr._layers import Layer, LayerChoice
-from captum_excon.attr._masks import warn_of_empty
-from captum_excon.attr._modes import preserved_state
-from captum_excon.attr._scoring import (
-    Batch,
-    Readout,
-    Score,
-    progress_bar,
-    settle_score,
-)
+from captum_excon.attr._core.capture import Reshape
+from captum_excon.attr._core.layers import Layer, LayerChoice
+from captum_excon.attr._core.masks import warn_of_empty
+from captum_excon.attr._core.modes import preserved_state
+from captum_excon.attr._core.scoring import Batch, Readout, Score, progress_bar, settle_score
 
 # One saliency map (N, 1, *spatial) for each input tensor.
 Maps = tuple[Tensor, ...]

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_excon.attr._captum import ForwardArgs, ForwardFunc, run_forward
-from captum_excon.attr._capture import HookedLayer, Reshape
-from captum_excon.attr._modes import eager
+from captum_excon.attr._core.captum import ForwardArgs, ForwardFunc, run_forward
+from captum_excon.attr._core.capture import HookedLayer, Reshape
+from captum_excon.attr._core.modes import eager
 from captum_excon.layers import SelectedLayer, channels_last_to_first, select_layers, unwrap
 from captum_excon.layers._trace import registration, row_counts
 

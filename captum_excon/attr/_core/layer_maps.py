@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from captum_excon.attr._masks import FeatureMasks, channel_sum, minmax, resize
-from captum_excon.attr._scoring import Batch
+from captum_excon.attr._core.masks import FeatureMasks, channel_sum, minmax, resize
+from captum_excon.attr._core.scoring import Batch
 from captum_excon.attr.fusion import positive
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_excon.attr._captum import ForwardArgs, ForwardFunc, run_forward
-from captum_excon.attr._modes import eager
+from captum_excon.attr._core.captum import ForwardArgs, ForwardFunc, run_forward
+from captum_excon.attr._core.modes import eager
 from captum_excon.layers import unwrap
 from captum_excon.layers._trace import registration
 

@@ -1,0 +1,1 @@
+"""What the attribution methods share: layers, masks, forward passes and scores."""
