@@ -5,10 +5,10 @@ import pkgutil
 
 from captum.attr import Attribution
 
+from captum_excon.attr._core.fusion import fuse_layers
 from captum_excon.attr.adaptive_hybrid_cam import AdaptiveHybridCAM
 from captum_excon.attr.fused_grad_cam import FusedGradCAM
 from captum_excon.attr.fused_group_cam import FusedGroupCAM
-from captum_excon.attr.fusion import fuse_layers
 from captum_excon.attr.integrated_grad_cam import IntegratedGradCAM
 from captum_excon.attr.multi_layer_sise import MultiLayerSISE
 from captum_excon.attr.rise import RISE

@@ -8,10 +8,10 @@ import torch
 from captum.log import log_usage
 
 from captum_excon.attr._core.captum import Inputs, Target
+from captum_excon.attr._core.fusion import Fusion
 from captum_excon.attr._core.mask_attribution import Request, Scoring, without_layer_maps_in_noise
 from captum_excon.attr._core.masks import select_adaptive
 from captum_excon.attr._core.scoring import Score
-from captum_excon.attr.fusion import Fusion
 from captum_excon.attr.multi_layer_sise import MultiLayerSISE, SiseOptions
 
 

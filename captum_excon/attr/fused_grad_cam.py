@@ -9,10 +9,10 @@ from captum.attr import GradientAttribution
 from captum.log import log_usage
 
 from captum_excon.attr._core.captum import Inputs, Target
+from captum_excon.attr._core.fusion import Fusion, check_fusion, check_smooth, fuse, gaussian
 from captum_excon.attr._core.mask_attribution import LayeredAttribution, Maps, Request, Scoring
 from captum_excon.attr._core.scoring import Batch
 from captum_excon.attr._core.views import check_scales, viewed_maps
-from captum_excon.attr.fusion import Fusion, check_fusion, check_smooth, fuse, gaussian
 
 
 class FusedGradCAM(LayeredAttribution, GradientAttribution):

@@ -10,6 +10,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._core.captum import Inputs, Target
+from captum_excon.attr._core.fusion import check_smooth, fuse, gaussian
 from captum_excon.attr._core.grouping import grouped
 from captum_excon.attr._core.layer_maps import scored_maps
 from captum_excon.attr._core.mask_attribution import (
@@ -21,7 +22,6 @@ from captum_excon.attr._core.mask_attribution import (
 )
 from captum_excon.attr._core.scoring import Batch, Score
 from captum_excon.attr._core.views import check_scales, viewed_maps
-from captum_excon.attr.fusion import check_smooth, fuse, gaussian
 
 
 class FusedGroupCAM(LayeredAttribution, MaskAttribution):

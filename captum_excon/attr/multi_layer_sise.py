@@ -12,6 +12,7 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._core.captum import Inputs, Target
+from captum_excon.attr._core.fusion import Fusion, check_fusion, check_smooth, fuse, gaussian
 from captum_excon.attr._core.layer_maps import gradient_maps, scored_maps
 from captum_excon.attr._core.mask_attribution import (
     LayeredAttribution,
@@ -23,7 +24,6 @@ from captum_excon.attr._core.mask_attribution import (
 )
 from captum_excon.attr._core.masks import select_fixed
 from captum_excon.attr._core.scoring import Batch, Score
-from captum_excon.attr.fusion import Fusion, check_fusion, check_smooth, fuse, gaussian
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from helpers.toys import LAYERS, ConvNet, images
 from torch import Tensor
 
 from captum_excon.attr import AdaptiveHybridCAM, MultiLayerSISE, fuse_layers
-from captum_excon.attr.fusion import fuse, gaussian
+from captum_excon.attr._core.fusion import fuse, gaussian
 
 
 def row(*values: float) -> Tensor:

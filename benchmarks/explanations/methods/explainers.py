@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks.explanations.configs.settings import Choice
 from benchmarks.explanations.methods import controls
-from captum_excon.attr.fusion import gaussian
+from captum_excon.attr._core.fusion import gaussian
 from captum_excon.errors import UserError
 from captum_excon.layers import SelectedLayer
 from captum_excon.methods.registry import Method, find_method, takes

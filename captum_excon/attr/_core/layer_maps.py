@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from captum_excon.attr._core.fusion import positive
 from captum_excon.attr._core.masks import FeatureMasks, channel_sum, minmax, resize
 from captum_excon.attr._core.scoring import Batch
-from captum_excon.attr.fusion import positive
 
 
 class LayerMaps(NamedTuple):

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from captum_excon.attr._core.batching import is_out_of_memory
 from captum_excon.attr._core.capture import Capture, HookedLayer
+from captum_excon.attr._core.fusion import positive
 from captum_excon.attr._core.layer_maps import LayerMaps, gradient_maps
 from captum_excon.attr._core.masks import resize
 from captum_excon.attr._core.scoring import Batch, Readout
-from captum_excon.attr.fusion import positive
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from benchmarks.explanations.methods.explainers import Explainer
 from benchmarks.explanations.stages.explain import make_setting
 from benchmarks.explanations.stages.model import open_model
 from benchmarks.explanations.stages.plan import open_run, read_plan
-from captum_excon.attr.fusion import gaussian
+from captum_excon.attr._core.fusion import gaussian
 from captum_excon.errors import UserError
 from captum_excon.methods.registry import method_names
 
