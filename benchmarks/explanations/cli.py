@@ -66,7 +66,7 @@ Retry = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, no progress.")]
 Plain = Annotated[
     bool,
-    typer.Option("--plain", help="Progress as lines, as it is where stderr is no terminal."),
+    typer.Option("--plain", help="Progress as lines, as it is where stderr is not a terminal."),
 ]
 Gallery = Annotated[
     bool, typer.Option("--gallery/--no-gallery", help="Whether the report shows the images.")

@@ -134,7 +134,7 @@ def run_all(jobs: Sequence[Job], parallel: int, lock: int) -> dict[str, str]:
     pool = ThreadPoolExecutor(parallel)
     try:
         futures = {pool.submit(workers.run, job): job for job in jobs}
-        # None hides the bar where standard error is no terminal.
+        # None hides the bar where standard error is not a terminal.
         for future in tqdm(as_completed(futures), total=len(jobs), unit="run", disable=None):
             job = futures[future]
             try:

@@ -26,7 +26,7 @@ class AdaptiveHybridCAM(MultiLayerSISE):
     Reference: Sudhakar et al., *Ada-SISE: Adaptive Semantic Input Sampling for Efficient
     Explanation of Convolutional Neural Networks*, ICASSP 2021, https://arxiv.org/abs/2102.07799.
 
-    The constructor and its example are those of `MultiLayerSISE`.
+    Constructed like `MultiLayerSISE`, whose docstring has an example.
     """
 
     @without_layer_maps_in_noise
@@ -51,7 +51,7 @@ class AdaptiveHybridCAM(MultiLayerSISE):
     ) -> Any:
         """Computes the Ada-SISE maps of a batch.
 
-        Arguments, result and errors are those of `MultiLayerSISE.attribute`, without
+        Takes, returns and raises what `MultiLayerSISE.attribute` does, without
         ``threshold``.
         """
         scoring = Scoring(score, perturbations_per_eval, show_progress, autocast_dtype)

@@ -36,7 +36,7 @@ class FusedGradCAM(LayeredAttribution, GradientAttribution):
     Gradient-based Localization*, ICCV 2017, https://arxiv.org/abs/1610.02391; the fusion is after
     SISE, see `MultiLayerSISE`.
 
-    The constructor and its example are those of `MultiLayerSISE`.
+    Constructed like `MultiLayerSISE`, whose docstring has an example.
     """
 
     _empty = "Grad-CAM is positive in none of the layers; explain another target or other layers"
@@ -56,7 +56,7 @@ class FusedGradCAM(LayeredAttribution, GradientAttribution):
     ) -> Any:
         """Computes the fused Grad-CAM maps of a batch.
 
-        Other arguments, the result's form and errors are those of `MultiLayerSISE.attribute`; as
+        For the other arguments, the result and the errors see `MultiLayerSISE.attribute`; as
         in `captum.attr.LayerGradCam`, there are no baselines.
 
         Args:

@@ -49,7 +49,7 @@ class FusedGroupCAM(LayeredAttribution, MaskAttribution):
     al., *ViT-CX: Causal Explanation of Vision Transformers*, IJCAI 2023,
     https://arxiv.org/abs/2211.03064, for clustering them.
 
-    The constructor and its example are those of `MultiLayerSISE`; masks are of the last layer.
+    Constructed like `MultiLayerSISE`, whose docstring has an example; masks are of the last layer.
     """
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
@@ -72,7 +72,7 @@ class FusedGroupCAM(LayeredAttribution, MaskAttribution):
     ) -> Any:
         """Computes the maps of a batch.
 
-        Other arguments, the result's form and errors are those of `MultiLayerSISE.attribute`.
+        For the other arguments, the result and the errors see `MultiLayerSISE.attribute`.
 
         Args:
             groups: How many masks, and forward rows, an image has at most.

@@ -59,7 +59,7 @@ class RISE(MaskAttribution):
     ) -> Any:
         """Computes the RISE maps of a batch.
 
-        Other arguments, the result's form and errors are those of `MultiLayerSISE.attribute`.
+        For the other arguments, the result and the errors see `MultiLayerSISE.attribute`.
 
         Args:
             n_masks: Masks, and forward rows, for each image; the paper uses 4000 to 8000.

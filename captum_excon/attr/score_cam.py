@@ -80,7 +80,7 @@ class ScoreCAM(MaskAttribution):
     ) -> Any:
         """Computes the Score-CAM maps of a batch, non-negative.
 
-        Other arguments, the result's form and errors are those of `MultiLayerSISE.attribute`.
+        For the other arguments, the result and the errors see `MultiLayerSISE.attribute`.
 
         Args:
             score: Ψ; the default is the paper's.

@@ -173,7 +173,7 @@ def _method_options(methods: list[Method], settings: ExplainSettings) -> dict[st
             continue
         if not any(method.accepts(name) for method in methods for name in names):
             flag = f"--{option.replace('_', '-')}"
-            raise UserError(f"{flag} is no option of {', '.join(m.name for m in methods)}")
+            raise UserError(f"{flag} is not an option of {', '.join(m.name for m in methods)}")
         value = getattr(torch, value) if option == "autocast" else value
         keywords.update(dict.fromkeys(names, value))
     return keywords

@@ -86,7 +86,7 @@ class ObservedModel(nn.Module):
         if not isinstance(maps, Tensor) or maps.dim() != self._map_dims:
             found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
             raise ValueError(
-                f"the layers {self._names} give {found}, which is no feature map (N, C, *spatial) "
+                f"the layers {self._names} give {found}, not a feature map (N, C, *spatial) "
                 f"with the {self._map_dims} dimensions of the inputs; for tokens pass "
                 "reshape_transform=, for instance captum_excon.tokens_to_map(height, width)"
             )

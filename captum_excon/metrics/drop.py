@@ -95,7 +95,7 @@ def drop_increase_sweep(
 ) -> DropIncrease:
     """Drop and Increase for several fractions of pixels: the papers' 15 % is one point of it.
 
-    Arguments are those of `drop_increase`, with F ``fractions``, at least one; drop and increase
+    Takes the arguments of `drop_increase`, with F ``fractions``, at least one; drop and increase
     are (N, F) float32 each.
     """
     if not fractions:
@@ -129,7 +129,7 @@ def average_drop_increase(
 
     Reference: Chattopadhay et al., *Grad-CAM++*, WACV 2018, https://arxiv.org/abs/1710.11063.
 
-    Arguments and results are those of `drop_increase`. What is masked out fades to
+    Takes and returns what `drop_increase` does. What is masked out fades to
     ``fill``, b: a number, a tensor that broadcasts to the images, or ``"blur"``.
 
     Example:

@@ -55,7 +55,7 @@ def bbox(maps: Tensor, masks: Tensor, *, seed: int = 0) -> Tensor:
     Reference: Schulz et al., *Restricting the Flow: Information Bottlenecks for Attribution*, ICLR
     2020, https://arxiv.org/abs/2001.00396.
 
-    Arguments are those of `ebpg`; ``seed`` breaks ties.
+    Takes the arguments of `ebpg`; ``seed`` breaks ties.
 
     Returns:
         Shares, (N,) float32; NaN for constant and non-finite maps and for empty masks, see

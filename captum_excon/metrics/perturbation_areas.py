@@ -39,7 +39,7 @@ def deletion(
     Reference: Petsiuk et al., *RISE*, BMVC 2018, https://arxiv.org/abs/1806.07421. Its code removes
     one row's worth of pixels a step, 224 steps for ImageNet; 28 steps are ours.
 
-    Arguments are those of `perturbation_curve`, with ``steps`` equal steps, each one forward row
+    Takes the arguments of `perturbation_curve`, with ``steps`` equal steps, each one forward row
     per image.
 
     Returns:
@@ -74,7 +74,7 @@ def insertion(
     Reference: as for `deletion`. The blur has RISE's kernel of 11 pixels and σ 5, but reflects the
     image at its border, where RISE's code pads with zeros. Images must be large enough to blur.
 
-    Arguments are those of `perturbation_curve`, with ``steps`` as in `deletion`.
+    Takes the arguments of `perturbation_curve`, with ``steps`` as in `deletion`.
 
     Returns:
         Areas, (N,) float32; NaN for constant and non-finite maps, see `nan_reasons`.
@@ -104,7 +104,7 @@ def abpc(
     Learned*, TNNLS 2017, https://arxiv.org/abs/1509.06321 compares curves to a random order; taking
     the opposite order instead, and the trapezoidal rule, are later usage.
 
-    Arguments are those of `perturbation_curve`, with ``steps`` equal steps, at least 2,
+    Takes the arguments of `perturbation_curve`, with ``steps`` equal steps, at least 2,
     which cost 2 (steps - 1) forward rows per image.
 
     Returns:
@@ -145,7 +145,7 @@ def road(
     Reference: Rong et al., *A Consistent and Efficient Evaluation Strategy for Attribution
     Methods*, ICML 2022, https://arxiv.org/abs/2202.00449.
 
-    Arguments are those of `perturbation_curve`, with ``fractions`` below 1.
+    Takes the arguments of `perturbation_curve`, with ``fractions`` below 1.
 
     Returns:
         Mean scores, (N,) float32; NaN for constant and non-finite maps, see `nan_reasons`.

@@ -51,14 +51,14 @@ def model_from_checkpoint(path: Path, *, encoder: str | None = None) -> Model:
         training explained.
 
     Raises:
-        UserError: The file is no such checkpoint, or its encoder is code that was not named.
+        UserError: The file is not such a checkpoint, or its encoder is code that was not named.
     """
     found = read_plain(path)
     settings = found.get(_SETTINGS) if isinstance(found, dict) else None
     if not isinstance(settings, dict) or not {"mean", "std", "num_classes"} <= settings.keys():
         raise UserError(
-            f"{path} is no checkpoint of captum-excon train; name the network, and this file with "
-            "--weights"
+            f"{path} is not a checkpoint of captum-excon train; name the network, and pass this "
+            "file as --weights"
         )
     network = _network(path, settings, found["state_dict"], encoder)
     # Earlier versions wrote no class names, and the size among the settings of the run.

@@ -22,7 +22,7 @@ def reshape_for(tokens: tuple[int, int] | None) -> Reshape | None:
     height, width = tokens
 
     def reshape(tensor: Tensor) -> Tensor:
-        # Whatever precedes the patches is no part of the picture.
+        # Whatever precedes the patches is not part of the picture.
         leading = tensor.shape[1] - height * width if tensor.dim() == 3 else 0
         return tokens_to_map(height, width, max(leading, 0))(tensor)
 

@@ -21,7 +21,7 @@ def to_uint8(
 ) -> Tensor:
     """Turns images, normalised or not, into 8-bit RGB pictures.
 
-    The arguments, errors and form of the result are those of :func:`overlay`.
+    Takes, raises and returns what :func:`overlay` does.
 
     Example:
         >>> import torch

@@ -431,7 +431,7 @@ def test_a_model_that_fails_on_one_image_is_reported_for_that_one(image: Path) -
         (["photo.png", *FAST, "--out", "photo.png/x.png"], "photo.png: cannot make this folder"),
         (["photo.png", *FAST, "--out", "x.jpg"], "--out x.jpg: figures are PNG"),
         (["empty/../photo.png", "nets.py", *FAST, "--out", "x.png"], "--out x.png is one figure"),
-        (["photo.png", *FAST, "--threshold", "0.3"], "--threshold is no option of adaptive-"),
+        (["photo.png", *FAST, "--threshold", "0.3"], "--threshold is not an option of adaptive-"),
         (
             ["photo.png", *FAST, "--cmap", "virids"],
             "no colour map 'virids'; did you mean",

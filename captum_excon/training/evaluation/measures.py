@@ -59,7 +59,7 @@ def evaluate(
         explainers: Attributions on ``module.explainable``, or functions of normalised images and
             classes, by name.
         settings: How to measure.
-        progress: Show a bar over images, unless standard error is no terminal.
+        progress: Show a bar over images, unless standard error is not a terminal.
 
     Returns:
         Plain numbers that JSON can hold: ``images`` and ``subset``, their counts; ``clean``, with
@@ -186,7 +186,7 @@ def _device(module: Evaluable) -> torch.device:
 
 
 def _bar(loader: DataLoader[Any], progress: bool) -> Any:
-    # None hides the bar where standard error is no terminal.
+    # None hides the bar where standard error is not a terminal.
     return tqdm(
         total=len(cast(Sized, loader.dataset)), unit="image", disable=None if progress else True
     )

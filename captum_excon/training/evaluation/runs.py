@@ -65,7 +65,7 @@ def evaluate_run(
         device: "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1" and so on.
         batch_size: Images per batch; None for the training's. No figure depends on it.
         num_workers: Processes that read images; None for the training's.
-        progress: Show bars, unless standard error is no terminal.
+        progress: Show bars, unless standard error is not a terminal.
 
     Returns:
         What ``evaluation.json`` holds: under ``checkpoints``, for ``best``, ``last`` or the
@@ -143,7 +143,7 @@ def _evaluated(
     if datamodule.classes is not None:
         all_names = open_dataset(datamodule.source, "test", root=datamodule.root).class_names
     found: dict[str, list[dict[str, float]]] = {}
-    # None hides the bar where standard error is no terminal.
+    # None hides the bar where standard error is not a terminal.
     for kind in tqdm(corruptions(corrupted), unit="corruption", disable=None if progress else True):
         images = [
             open_corrupted(corrupted, kind, severity, names, all_class_names=all_names)
