@@ -25,14 +25,11 @@ class ExConLoss(nn.Module):
     A *background* is a masked image that the model no longer recognises. ``background`` says how it
     takes part:
 
-    ==============  ===========================  ======================  =========================
-    background      anchors                      positives               contrasts
-    ==============  ===========================  ======================  =========================
-    ``exclude``     views of real images         same label, real        views of real images
-    ``negatives``   views of real images         same label, real        all views
-    ``class``       all views                    same label;             all views
-                                                 backgrounds are one
-    ==============  ===========================  ======================  =========================
+    | background | anchors | positives | contrasts |
+    | --- | --- | --- | --- |
+    | ``exclude`` | views of real images | same label, real | views of real images |
+    | ``negatives`` | views of real images | same label, real | all views |
+    | ``class`` | all views | same label; backgrounds are one | all views |
 
     ``negatives`` is ExConB. A background counts once per view slot [as in the official code].
     Without backgrounds all three are SupCon's :math:`L_{out}`.

@@ -5,8 +5,9 @@ MkDocs calls the functions named ``on_...``; mkdocstrings loads `Docstrings`.
 
 from __future__ import annotations
 
-import ast
+import functools
 import html
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,17 +44,13 @@ BESIDE = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 
 
 def public_names(module: str) -> list[str]:
-    """Returns what a module exports: its ``__all__``, or else its public classes and functions."""
-    path = ROOT.joinpath(*module.split("."))
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    body = ast.parse(file.read_text(encoding="utf-8")).body
-    for node in body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            return list(ast.literal_eval(node.value))
-    defined = [n.name for n in body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
-    return [name for name in defined if not name.startswith("_")]
+    """Returns what a module exports: its ``__all__``, or else what it defines."""
+    loaded = importlib.import_module(module)
+    defined = [n for n, v in vars(loaded).items() if getattr(v, "__module__", "") == module]
+    return list(getattr(loaded, "__all__", defined))
 
 
+@functools.cache
 def documented() -> dict[str, str]:
     """Returns for each public name the identifier under which it is documented."""
     places: dict[str, str] = {}
@@ -67,7 +64,7 @@ def api_page(module: str) -> str:
     """Returns the Markdown of a module's page: its docstring, then each of its names."""
     places = documented()
     lines = [f"# {MODULES[module]}", "", f"`{module}`", "", f"::: {module}"]
-    lines += ["    options: {members: false, show_root_toc_entry: false}", ""]
+    lines += ["    options: {members: false, show_root_heading: false, show_root_toc_entry: false}", ""]
     elsewhere = []
     for name in public_names(module):
         if places[name] == f"{module}.{name}":
@@ -108,12 +105,12 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
 def mathml(formula: str, block: bool) -> str:
     """Returns a LaTeX formula as MathML."""
     formula = html.unescape(formula)
-    formula = re.sub(r"\\mathrm\{(\w{2,})\}", r"\\operatorname{\1}", formula)
+    formula = re.sub(r"\\mathrm\{(\w{2,})\}", r"\\text{\1}", formula)
     return str(convert(" ".join(formula.split()), display="block" if block else "inline"))
 
 
 def on_nav(nav: Navigation, config: MkDocsConfig, files: Files) -> None:
-    """Keeps the order of the pages for llms.txt."""
+    """Keeps the pages in their order, for llms.txt."""
     config.extra["pages"] = nav.pages
 
 
