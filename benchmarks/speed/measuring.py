@@ -1,4 +1,4 @@
-"""What the speed scripts share: their options, photographs, clock, and the file of figures."""
+"""The shared options, photographs, clock and output of the speed scripts."""
 
 from __future__ import annotations
 

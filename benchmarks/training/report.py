@@ -1,4 +1,4 @@
-"""What a comparison of training methods found, as one Markdown page."""
+"""Summarises a comparison of training methods as one Markdown page."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def compared(runs: Iterable[Run]) -> dict[str, Any]:
 
 
 def pairs(methods: list[str]) -> list[tuple[str, str]]:
-    """The pairs of arms that are compared, among those that there are.
+    """The pairs of arms to compare, among these methods.
 
     Example:
         >>> pairs(["ce", "supcon", "excon"])

@@ -48,7 +48,7 @@ class Job:
         return self.folder.with_name(f"{self.folder.name}.log")
 
     def commands(self) -> list[list[str]]:
-        """What remains to be done.
+        """The commands that remain to be run.
 
         Raises:
             UserError: The folder holds a run with other settings.
@@ -59,8 +59,9 @@ class Job:
         evaluate += [] if self.limit is None else [f"--limit={self.limit}"]
         both = len(self.checkpoints) > 1
         evaluate.append(str(self.folder if both else self.folder / f"{self.checkpoints[0]}.ckpt"))
-        todo = [] if self.trained() else [train]
-        return todo if not todo and self.evaluated() else [*todo, evaluate]
+        if not self.trained():
+            return [train, evaluate]
+        return [] if self.evaluated() else [evaluate]
 
     def trained(self) -> dict[str, Any] | None:
         """The summary of the training, None if it is not finished.

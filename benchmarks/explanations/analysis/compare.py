@@ -21,7 +21,7 @@ from captum_excon.errors import UserError
 
 @dataclass(frozen=True)
 class Change:
-    """How one explainer's metric changed over the images of both runs.
+    """The change of one explainer's metric over the images of both runs.
 
     Attributes:
         explainer: Whose values.
@@ -58,7 +58,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` returns; as text, a line for each note and change, and their numbers.
+    """The result of `compare`; as text, a line for each note and change, and a summary.
 
     Attributes:
         changes: What both runs have and what differs on any image, losses first.

@@ -55,12 +55,12 @@ FAMILIES = (
 
 
 def family(metric: str) -> Family:
-    """The table that a metric stands in."""
+    """The table that a metric belongs to."""
     return _known(metric)[0]
 
 
 def heading(metric: str) -> str:
-    """What a metric is called at the head of a column.
+    """The name of a metric at the head of a column.
 
     Example:
         >>> heading("deletion:blur"), heading("quantus:Sparseness"), heading("mine")

@@ -227,7 +227,7 @@ def _cost_table(found: Analysis) -> Table:
 
 
 def _seed_table(found: Analysis) -> Table:
-    """How much the explainer's own randomness matters, apart from the images."""
+    """The influence of the explainer's own randomness, apart from the images."""
     metrics = sorted(found.seeds["metric"].unique(), key=names.order)
     rows = []
     for name, group in found.seeds.groupby("explainer"):

@@ -64,9 +64,9 @@ class Shard:
 
 @dataclass
 class Outcome:
-    """How a stage ended: records that it added, that were there before, and errors among both.
+    """The numbers of records that a stage added and found, and of errors among both.
 
-    The errors are counted by explainer, metric and message.
+    Errors are counted by explainer, metric and message.
     """
 
     stage: str
@@ -195,7 +195,7 @@ def common_fields(plan: Plan, item: PlannedItem) -> Record:
 
 @cache
 def _versions(device: str) -> dict[str, str]:
-    """What a value was found with: the machine, since a run may go on elsewhere, and packages."""
+    """The machine, since a run may continue elsewhere, and the versions of packages."""
     return {"machine": device_name(pick_device(device)), **versions(_PACKAGES)}
 
 

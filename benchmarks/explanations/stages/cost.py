@@ -1,4 +1,4 @@
-"""What a run will cost: its first item is explained and scored, and the rest is multiplication.
+"""Estimates the cost of a run: its first item is explained and scored, the rest multiplication.
 
 Nothing is lost by it: the maps and records are those that the stages would have made.
 """
@@ -17,7 +17,7 @@ from benchmarks.explanations.stages.score import score
 
 
 def estimate_cost(run: OpenRun, mode: ProgressMode = "quiet") -> str:
-    """Explains and scores the first item, unless it is done, and tells what all of them will cost.
+    """Explains and scores the first item, unless that is done, and estimates the cost of all.
 
     Returns:
         A table of forward and backward rows and seconds, a line for each explainer and metric, and

@@ -65,7 +65,7 @@ def explain(run: OpenRun, shard: Shard, mode: ProgressMode = "quiet") -> Outcome
 
 
 def make_setting(run: OpenRun) -> Setting:
-    """What the explainers of a run share.
+    """Returns what the explainers of a run share.
 
     Raises:
         UserError: No layer is found, or the configured one does not exist.
@@ -120,7 +120,7 @@ def link_maps(plan: Plan, choice: Choice) -> None:
 
 
 def record_key(plan: Plan, choice: Choice, number: int) -> Record:
-    """What tells the record of a map from others."""
+    """Returns the fields that identify the record of a map."""
     return {
         "stage": EXPLAIN,
         "item": number,

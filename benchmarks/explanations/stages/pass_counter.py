@@ -1,4 +1,4 @@
-"""What a computation costs: forward and backward rows, seconds, and the memory at its peak."""
+"""Measures the cost of a computation: forward and backward rows, seconds, and peak memory."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class CountedModel(nn.Module):
 
 @dataclass
 class Cost:
-    """What a computation took: wall-clock time, rows of the network, and memory at its peak.
+    """The cost of a computation: wall-clock time, rows of the network, and peak memory.
 
     The memory is torch's own on a GPU, the whole process's on the CPU under Linux; None elsewhere.
     """

@@ -26,17 +26,17 @@ EXPLAIN = "explain"  # In place of a metric, in what tells of a map.
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run folder is for.
+    """The plan of a run folder.
 
     Attributes:
-        folder: The run folder, which holds ``config.yaml`` and ``plan.json``.
+        folder: Holds ``config.yaml`` and ``plan.json``.
         config: The benchmark.
         dataset: The data's name.
         split: The part of it.
         weights: The first 16 digits of the model's `weights_hash`.
         items: In their order.
-        skipped: How many rows of the data were passed over for which reason.
-        seeds: With which the folder was planned so far, the config's among them.
+        skipped: How many rows of the data were passed over, by reason.
+        seeds: All with which the folder was planned, including the config's.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ class Plan:
 
 
 def check_choices(config: Config) -> None:
-    """Finds now and not after hours what the stages cannot do.
+    """Checks before hours of work that the stages can do what the config asks for.
 
     Raises:
         UserError: There is no such explainer, metric or option, or the data lack the annotation

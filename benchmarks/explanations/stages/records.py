@@ -21,7 +21,7 @@ Key = tuple[Any, ...]
 
 
 def key(record: Mapping[str, Any]) -> Key:
-    """What tells one record from another."""
+    """Returns the fields that identify a record."""
     return tuple(record.get(field) for field in KEY)
 
 

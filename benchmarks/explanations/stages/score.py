@@ -115,7 +115,7 @@ def _tasks(
     plan: Plan, explained: Sequence[Record], metrics: Sequence[Metric], number: int,
     records: Records,
 ) -> Iterator[Task]:  # fmt: skip
-    """What is not finished of an item, the finished being counted."""
+    """The unfinished tasks of an item; finished ones are counted."""
     config = plan.config
     choices = {choice.label: choice for choice in config.explainers}
     for metric in metrics:
