@@ -32,6 +32,7 @@ EVERY = list(METHODS)
 SISES = ["MultiLayerSISE", "AdaptiveHybridCAM"]
 GRADIENTS = ["IntegratedGradCAM", *SISES]
 NAN, INF = float("nan"), float("inf")
+MISUSE = (TypeError, ValueError)
 
 
 class TupleOutput(ConvNet):
@@ -286,7 +287,7 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], Any, str]] = {
     "a scripted model, layers left out": (
         LAYERED,
         {"model": scripted, "layers": "auto"},
-        (TypeError, ValueError),
+        MISUSE,
         "[Ss]cript",
     ),
     "a function without layers": (
@@ -301,7 +302,7 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], Any, str]] = {
         ValueError,
         "pass the module itself",
     ),
-    "no model": (EVERY, {"model": lambda: None}, (TypeError, ValueError), "callable|Module"),
+    "no model": (EVERY, {"model": lambda: None}, MISUSE, "callable|Module"),
     "a model without feature maps": (
         LAYERED,
         {"model": flat_model, "layers": "auto"},
@@ -371,18 +372,8 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], Any, str]] = {
     # scores and fusions
     "an unknown score": (MASKING, {"score": "log"}, ValueError, "softmax"),
     "no score": (MASKING, {"score": False}, ValueError, "softmax"),
-    "a score that sums over the rows": (
-        MASKING,
-        {"score": torch.sum},
-        (TypeError, ValueError),
-        "score",
-    ),
-    "a score that returns nothing": (
-        MASKING,
-        {"score": lambda y: None},
-        (TypeError, ValueError),
-        "score",
-    ),
+    "a score that sums over the rows": (MASKING, {"score": torch.sum}, MISUSE, "score"),
+    "a score that returns nothing": (MASKING, {"score": lambda y: None}, MISUSE, "score"),
     "a score that returns NaN": (MASKING, {"score": lambda y: y * NAN}, ValueError, "NaN"),
     "a score that is constant": (SISES, {"score": torch.ones_like}, RuntimeError, "depend"),
     "a score that fails": (MASKING, {"score": lambda y: 1 / 0}, ZeroDivisionError, "zero"),
@@ -409,13 +400,13 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], Any, str]] = {
     "a fractional batch size": (
         EVERY,
         {"batch_size": 1.5},
-        (TypeError, ValueError),
+        MISUSE,
         "positive integer",
     ),
     "a word as batch size": (
         EVERY,
         {"batch_size": "8"},
-        (TypeError, ValueError),
+        MISUSE,
         "positive integer",
     ),
     "a negative threshold": (["MultiLayerSISE"], {"threshold": -0.1}, ValueError, ">= 0"),
@@ -423,22 +414,22 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], Any, str]] = {
     "a word as threshold": (
         ["MultiLayerSISE"],
         {"threshold": "0"},
-        (TypeError, ValueError),
+        MISUSE,
         "threshold must",
     ),
     "no threshold": (
         ["MultiLayerSISE"],
         {"threshold": None},
-        (TypeError, ValueError),
+        MISUSE,
         "threshold must",
     ),
     "no steps": (["IntegratedGradCAM"], {"n_steps": 0}, ValueError, "n_steps"),
     "negative steps": (["IntegratedGradCAM"], {"n_steps": -5}, ValueError, "n_steps"),
-    "half a step": (["IntegratedGradCAM"], {"n_steps": 2.5}, (TypeError, ValueError), "n_steps"),
+    "half a step": (["IntegratedGradCAM"], {"n_steps": 2.5}, MISUSE, "n_steps"),
     "a word as steps": (
         ["IntegratedGradCAM"],
         {"n_steps": "5"},
-        (TypeError, ValueError),
+        MISUSE,
         "n_steps",
     ),
     "an unknown quadrature": (
@@ -449,24 +440,24 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], Any, str]] = {
     ),
     "no masks": (["RISE"], {"n_masks": 0}, ValueError, "n_masks"),
     "negative masks": (["RISE"], {"n_masks": -3}, ValueError, "n_masks"),
-    "half a mask": (["RISE"], {"n_masks": 2.5}, (TypeError, ValueError), "n_masks"),
+    "half a mask": (["RISE"], {"n_masks": 2.5}, MISUSE, "n_masks"),
     "no grid": (["RISE"], {"grid": 0}, ValueError, "grid"),
-    "a fractional grid": (["RISE"], {"grid": 2.5}, (TypeError, ValueError), "grid"),
+    "a fractional grid": (["RISE"], {"grid": 2.5}, MISUSE, "grid"),
     "masks that hide everything": (["RISE"], {"probability": 0.0}, ValueError, "probability"),
     "masks that hide nothing": (["RISE"], {"probability": 1.0}, ValueError, "probability"),
     "a probability above one": (["RISE"], {"probability": 2.0}, ValueError, "probability"),
     "NaN as probability": (["RISE"], {"probability": NAN}, ValueError, "probability"),
-    "a seed as generator": (["RISE"], {"generator": 3}, (TypeError, ValueError), "[Gg]enerator"),
+    "a seed as generator": (["RISE"], {"generator": 3}, MISUSE, "[Gg]enerator"),
     "an integer dtype for autocast": (
         MASKING,
         {"autocast_dtype": torch.int8},
-        (TypeError, ValueError),
+        MISUSE,
         "bfloat16",
     ),
     "a word for autocast": (
         MASKING,
         {"autocast_dtype": "bfloat16"},
-        (TypeError, ValueError),
+        MISUSE,
         "torch.bfloat16|torch.dtype",
     ),
     # arguments
@@ -480,10 +471,10 @@ ERRORS: dict[str, tuple[list[str], dict[str, Any], Any, str]] = {
     "an unknown option": (EVERY, {"perturbation": 3}, TypeError, "unexpected keyword"),
 }
 RESHAPES: dict[str, tuple[Any, Any, str]] = {
-    "returns nothing": (lambda tokens: None, (TypeError, ValueError), "reshape_transform"),
+    "returns nothing": (lambda tokens: None, MISUSE, "reshape_transform"),
     "returns an array": (
         lambda tokens: tokens.detach().numpy(),
-        (TypeError, ValueError),
+        MISUSE,
         "reshape_transform",
     ),
     "drops rows": (lambda tokens: tokens_to_map(4, 6)(tokens)[:1], ValueError, "reshape_transform"),

@@ -6,13 +6,11 @@ import pytest
 import torch
 from captum.attr import LayerGradCam
 from helpers import oracles
-from helpers.toys import LAYERS, ConvNet, CountedRows, Dense, images, state
+from helpers.toys import LAYERS, ConvNet, CountedRows, Dense, ToyCase, images, state, toy_cases
 from torch import Tensor, nn
 
 from captum_excon.attr import FusedGradCAM, FusedGroupCAM, fuse_layers
 from captum_excon.attr._core.grouping import grouped
-
-SIZES = {1: (24,), 2: (16, 20), 3: (8, 6, 10)}
 
 
 def row(*values: float) -> Tensor:
@@ -84,16 +82,10 @@ def test_groups_by_hand() -> None:
     torch.testing.assert_close(grouped(maps, 3).sum(1), maps.sum(1))
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("signed", [False, True], ids=["relu", "signed"])
-@pytest.mark.parametrize("dims", [1, 2, 3])
+@toy_cases(seeds=4)
 @pytest.mark.filterwarnings("ignore:.*all zero.*:UserWarning")
-def test_the_methods_agree_with_their_second_implementations(
-    dims: int, signed: bool, seed: int
-) -> None:
-    model = ConvNet(dims, signed=signed, seed=seed)
-    inputs = images(2, 1, *SIZES[dims], seed=seed)
-    targets = [seed % 3, (seed + 1) % 3]
+def test_the_methods_agree_with_their_second_implementations(case: ToyCase) -> None:
+    model, inputs, targets = case.build()
     fused = FusedGradCAM(model, LAYERS).attribute(inputs, target=targets)
     grouped = FusedGroupCAM(model, LAYERS).attribute(inputs, target=targets, groups=3)
     for i, target in enumerate(targets):

@@ -9,20 +9,22 @@ import torch
 from helpers import oracles
 from helpers.toys import (
     LAYERS,
+    SIZES,
     BareConvNet,
     ConvNet,
     Dense,
     TokenNet,
+    ToyCase,
     demo_model,
     images,
     photographs,
     tokens_to_map,
+    toy_cases,
 )
 from torch import Tensor, nn
 
 from captum_excon.attr import RISE, AdaptiveHybridCAM, IntegratedGradCAM, MultiLayerSISE, ScoreCAM
 
-SIZES = {1: (24,), 2: (16, 20), 3: (8, 6, 10)}
 DEMO_LAYERS = ["_blocks.0", "_blocks.2", "_blocks.4", "_blocks.10", "_conv_head"]
 
 
@@ -45,16 +47,10 @@ def assert_same_picture(attribution: Tensor, expected: Tensor) -> None:
     assert oracles.support_iou(attribution, expected) >= 0.98
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("signed", [False, True], ids=["relu", "signed"])
-@pytest.mark.parametrize("dims", [1, 2, 3])
+@toy_cases(seeds=6)
 @pytest.mark.filterwarnings("ignore:.*positive gradient.*:UserWarning")
-def test_sise_and_ada_sise_on_networks_of_one_to_three_dimensions(
-    dims: int, signed: bool, seed: int
-) -> None:
-    model = ConvNet(dims, signed=signed, seed=seed)
-    inputs = images(2, 1, *SIZES[dims], seed=seed)
-    targets = [seed % 3, (seed + 1) % 3]
+def test_sise_and_ada_sise_on_networks_of_one_to_three_dimensions(case: ToyCase) -> None:
+    model, inputs, targets = case.build()
     for cls, oracle in [(MultiLayerSISE, oracles.sise), (AdaptiveHybridCAM, oracles.ada_sise)]:
         attribution, layer_maps = cls(model, LAYERS).attribute(
             inputs, target=targets, return_layer_maps=True

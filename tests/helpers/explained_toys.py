@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers.toys import seeded
+from helpers.toys import seeded, state
 
 
 class Unsteady(nn.Module):
@@ -40,17 +40,7 @@ def first_channel(images: Tensor, _targets: Tensor) -> Tensor:
 
 
 def training_state(module: nn.Module) -> dict[str, Any]:
-    return {
-        "values": {name: value.tolist() for name, value in module.state_dict().items()},
-        "flags": [part.training for part in module.modules()],
-        "grads": [p.grad for p in module.parameters()],
-        "grad values": [None if p.grad is None else p.grad.tolist() for p in module.parameters()],
-        "requires_grad": [p.requires_grad for p in module.parameters()],
-        "writes": [p._version for p in module.parameters()],
-        "hooks": sum(len(part._forward_hooks) for part in module.modules()),
-        "random": torch.get_rng_state().tolist(),
-        "grad mode": torch.is_grad_enabled(),
-    }
+    return state(module) | {"gradient tensors": [p.grad for p in module.parameters()]}
 
 
 @contextmanager
@@ -58,7 +48,10 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
     before = training_state(module)
     yield
     after = training_state(module)
-    assert all(x is y for x, y in zip(before.pop("grads"), after.pop("grads"), strict=True))
+    assert all(
+        x is y
+        for x, y in zip(before.pop("gradient tensors"), after.pop("gradient tensors"), strict=True)
+    )
     assert before == after
 
 

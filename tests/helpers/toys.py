@@ -1,8 +1,9 @@
 """Small networks with reproducible random weights, and photographs for the trained one."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytest
 import torch
@@ -75,6 +76,27 @@ class ConvNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = self.features(x)
         return self.head(maps.tanh().flatten(2).mean(2))
+
+
+SIZES = {1: (24,), 2: (16, 20), 3: (8, 6, 10)}
+
+
+class ToyCase(NamedTuple):
+    dims: int
+    signed: bool
+    seed: int
+
+    def build(self) -> tuple[ConvNet, Tensor, list[int]]:
+        """Returns a network, two images, and their targets."""
+        model = ConvNet(self.dims, signed=self.signed, seed=self.seed)
+        inputs = images(2, 1, *SIZES[self.dims], seed=self.seed)
+        return model, inputs, [self.seed % 3, (self.seed + 1) % 3]
+
+
+def toy_cases(seeds: int) -> pytest.MarkDecorator:
+    """Parametrises a test by `case`, over one to three dimensions, with and without a last ReLU."""
+    cases = itertools.starmap(ToyCase, itertools.product((1, 2, 3), (False, True), range(seeds)))
+    return pytest.mark.parametrize("case", list(cases), ids=str)
 
 
 class BareConvNet(nn.Module):

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerGradCam
@@ -18,12 +19,16 @@ SIZE = 12
 
 # Advice on loaders and logging intervals, which two batches do not need, Lightning's own use of a
 # name that torch has deprecated, and that the toys' maps are coarse.
-NO_ADVICE = [
-    "ignore:.*does not have many workers",
-    "ignore:The number of training batches",
-    "ignore:.*LeafSpec.*:FutureWarning",
-    "ignore:the maps of .* have [1-4]x[1-4] values",
+QUIET = [
+    pytest.mark.filterwarnings(line)
+    for line in (
+        "ignore:.*does not have many workers",
+        "ignore:The number of training batches",
+        "ignore:.*LeafSpec.*:FutureWarning",
+        "ignore:the maps of .* have [1-4]x[1-4] values",
+    )
 ]
+EXPLAINED = ("excon", "exconb", "edda", "random-occlusion")
 
 
 class TinyEncoder(nn.Module):

@@ -255,5 +255,5 @@ def test_distributed_models_are_explained_between_their_steps(nested, batch, mon
     assert wrapped.require_forward_param_sync
     assert wrapped.require_backward_grad_sync
     ours, theirs = training_state(model), training_state(twin)
-    assert ours["grad values"] == theirs["grad values"]
-    assert ours["values"] == theirs["values"]
+    assert ours["grads"] == theirs["grads"]
+    assert ours["tensors"] == theirs["tensors"]

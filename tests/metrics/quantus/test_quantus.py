@@ -226,26 +226,21 @@ class Mended:
             return {20: 0.5, 50: 0.5}
 
     class IROF(ROAD):
+        value = 1.0
+
         def __call__(self, x_batch, **_):
-            return [1.0] * len(x_batch)
+            return [self.value] * len(x_batch)
 
     class Infidelity(IROF):
         def __init__(self, n_perturb_samples, **_):
-            self.samples = n_perturb_samples
-
-        def __call__(self, x_batch, **_):
-            return [1 / self.samples] * len(x_batch)
+            self.value = 1 / n_perturb_samples
 
     class NonSensitivity(IROF):
-        def __call__(self, x_batch, **_):
-            return [0] * len(x_batch)
+        value = 0
 
     class Continuity(IROF):
         def __init__(self, perturb_baseline, **_):
-            self.baseline = perturb_baseline
-
-        def __call__(self, x_batch, **_):
-            return [float(self.baseline == "white")] * len(x_batch)
+            self.value = float(perturb_baseline == "white")
 
     class PointingGame(own.PointingGame):
         def __init__(self, **options):

@@ -7,24 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.training_toys import (
-    NO_ADVICE,
-    Counted,
-    Views,
-    changed,
-    fit,
-    loader,
-    module,
-    trainer,
-    weights,
-)
+from helpers.training_toys import Counted, Views, changed, fit, loader, module, trainer, weights
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from captum_excon._provenance import weights_hash
 from captum_excon.training.modules.cache import CachedExplainer, ExplanationCache, image_keys
-
-pytestmark = [pytest.mark.filterwarnings(line) for line in NO_ADVICE]
 
 
 def opened(folder: Path, method: str = "cam", model: str = "1a", images: int = 6) -> Any:
@@ -183,17 +171,17 @@ def test_what_a_cache_changes_is_half_precision_alone(tmp_path: Path) -> None:
         torch.testing.assert_close(ends[1][name], value, rtol=1e-2, atol=1e-2)
 
 
+def cached(folder: Path, explainer: Any, **options: Any) -> Any:
+    maps = str(folder / "maps")
+    return module(
+        "excon", explainer=explainer, layer=None, refresh="teacher", cache=maps, **options
+    )
+
+
 def explained_again(folder: Path, explainer: Any = None, data: Any = None, **options: Any) -> int:
     """The number of explainer calls in an epoch of two batches, on a cache that others share."""
     explainer = explainer or Counted()
-    model = module(
-        "excon",
-        explainer=explainer,
-        layer=None,
-        refresh="teacher",
-        cache=str(folder / "maps"),
-        **options,
-    )
+    model = cached(folder, explainer, **options)
     training = DataLoader(data or Views(), 8, generator=torch.Generator())
     trainer(folder, 1).fit(model, training, loader(8))
     return int(explainer.calls)
@@ -204,13 +192,7 @@ def test_a_second_run_of_the_same_weights_finds_the_maps_of_the_first(tmp_path: 
     calls = []
     for _ in range(2):
         explainer = Counted()
-        model = module(
-            "excon",
-            explainer=explainer,
-            layer=None,
-            refresh="teacher",
-            cache=str(tmp_path / "maps"),
-        )
+        model = cached(tmp_path, explainer)
         fit(model, tmp_path, epochs=1)
         ends.append(weights(model))
         calls.append(explainer.calls)

@@ -8,21 +8,10 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.training_toys import (
-    CLASSES,
-    NO_ADVICE,
-    TinyEncoder,
-    Views,
-    changed,
-    fit,
-    module,
-    weights,
-)
+from helpers.training_toys import CLASSES, TinyEncoder, Views, changed, fit, module, weights
 from torch import Tensor, nn
 
 from captum_excon.training.modules.edda import CopiesBatch, EDDAModule
-
-pytestmark = [pytest.mark.filterwarnings(line) for line in NO_ADVICE]
 
 
 class Recorded(L.Callback):

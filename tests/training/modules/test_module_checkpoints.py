@@ -6,44 +6,30 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers.training_toys import (
-    NO_ADVICE,
-    TinyEncoder,
-    changed,
-    fit,
-    loader,
-    module,
-    trainer,
-    weights,
-)
+from helpers import training_toys as toys
 
 from captum_excon.training.modules.factory import METHODS, load_module
-
-pytestmark = [pytest.mark.filterwarnings(line) for line in NO_ADVICE]
-
-
-EXPLAINED = ("excon", "exconb", "edda", "random-occlusion")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     method: str, tmp_path: Path
 ) -> None:
-    options = {"refresh": 2, "fill": "noise"} if method in EXPLAINED else {}
-    whole = module(method, **options)
-    fit(whole, tmp_path, epochs=4)
+    options = {"refresh": 2, "fill": "noise"} if method in toys.EXPLAINED else {}
+    whole = toys.module(method, **options)
+    toys.fit(whole, tmp_path, epochs=4)
 
-    first = module(method, **options)
-    half = trainer(tmp_path, 4, callbacks=[Stop(after=3)])
-    half.fit(first, loader(), loader(8))
+    first = toys.module(method, **options)
+    half = toys.trainer(tmp_path, 4, callbacks=[Stop(after=3)])
+    half.fit(first, toys.loader(), toys.loader(8))
     half.save_checkpoint(tmp_path / "half.ckpt")
     torch.manual_seed(99)
-    resumed = module(method, TinyEncoder(), **options)
-    trainer(tmp_path, 4).fit(
-        resumed, loader(), loader(8), ckpt_path=tmp_path / "half.ckpt", weights_only=True
+    resumed = toys.module(method, toys.TinyEncoder(), **options)
+    toys.trainer(tmp_path, 4).fit(
+        resumed, toys.loader(), toys.loader(8), ckpt_path=tmp_path / "half.ckpt", weights_only=True
     )
-    assert changed(weights(whole), weights(resumed)) == set()
-    assert changed(weights(first), weights(resumed)) != set()
+    assert toys.changed(toys.weights(whole), toys.weights(resumed)) == set()
+    assert toys.changed(toys.weights(first), toys.weights(resumed)) != set()
 
 
 class Stop(L.Callback):
@@ -57,8 +43,8 @@ class Stop(L.Callback):
 @pytest.mark.parametrize("method", ["exconb", "edda"])
 def test_a_checkpoint_is_loaded_without_running_code(method: str, tmp_path: Path) -> None:
     options = {"mean": (0.4, 0.5, 0.6), "refresh": "teacher"}
-    model = module(method, "torchvision:resnet18", layer="layer1", **options)
-    done = trainer(tmp_path)
+    model = toys.module(method, "torchvision:resnet18", layer="layer1", **options)
+    done = toys.trainer(tmp_path)
     done.strategy.connect(model)
     done.save_checkpoint(tmp_path / "end.ckpt", weights_only=True)
     again = load_module(tmp_path / "end.ckpt")
@@ -69,10 +55,10 @@ def test_a_checkpoint_is_loaded_without_running_code(method: str, tmp_path: Path
 
 
 def test_an_encoder_that_was_a_module_is_given_again(tmp_path: Path) -> None:
-    model = module("excon", threshold=0.7)
-    fit(model, tmp_path, epochs=1).save_checkpoint(tmp_path / "end.ckpt")
-    again = load_module(tmp_path / "end.ckpt", encoder=TinyEncoder())
-    assert changed(weights(model), weights(again)) == set()
+    model = toys.module("excon", threshold=0.7)
+    toys.fit(model, tmp_path, epochs=1).save_checkpoint(tmp_path / "end.ckpt")
+    again = load_module(tmp_path / "end.ckpt", encoder=toys.TinyEncoder())
+    assert toys.changed(toys.weights(model), toys.weights(again)) == set()
     assert again.settings.threshold == 0.7
 
 

@@ -7,15 +7,13 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers.training_toys import CLASSES, NO_ADVICE, TinyEncoder, fit, module
+from helpers.training_toys import CLASSES, TinyEncoder, fit, module
 from torch import Tensor, nn
 
 from captum_excon.errors import ExplainerError
 from captum_excon.training.modules.edda import EDDAModule
 from captum_excon.training.modules.excon import ExConModule
 from captum_excon.training.modules.factory import build_module
-
-pytestmark = [pytest.mark.filterwarnings(line) for line in NO_ADVICE]
 
 
 class Broken(L.Callback):

@@ -8,26 +8,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers.training_toys import (
-    CLASSES,
-    NO_ADVICE,
-    Counted,
-    TinyEncoder,
-    changed,
-    fit,
-    module,
-    weights,
-)
+from helpers.training_toys import CLASSES, Counted, TinyEncoder, changed, fit, module, weights
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from captum_excon.training.modules.excon import ExConModule
 from captum_excon.training.modules.factory import METHODS
-
-pytestmark = [pytest.mark.filterwarnings(line) for line in NO_ADVICE]
-
-
-EXPLAINED = ("excon", "exconb", "edda", "random-occlusion")
 
 
 class Watch(L.Callback):

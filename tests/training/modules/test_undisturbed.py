@@ -6,23 +6,9 @@ from typing import Any
 import pytest
 import torch
 from captum.attr import LayerGradCam
-from helpers.training_toys import (
-    CLASSES,
-    NO_ADVICE,
-    TinyEncoder,
-    changed,
-    fit,
-    loader,
-    module,
-    trainer,
-    weights,
-)
+from helpers import training_toys as toys
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-pytestmark = [pytest.mark.filterwarnings(line) for line in NO_ADVICE]
-
-EXPLAINED = ("excon", "exconb", "edda", "random-occlusion")
 
 
 def state(model: Any) -> dict[str, Any]:
@@ -45,11 +31,11 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("refresh", ["step", "teacher"])
-@pytest.mark.parametrize("method", EXPLAINED)
+@pytest.mark.parametrize("method", toys.EXPLAINED)
 def test_modes_buffers_gradients_and_random_state_are_as_before(
     method: str, refresh: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = module(method, fill="noise", refresh=refresh)
+    model = toys.module(method, fill="noise", refresh=refresh)
     plain = type(model).on_after_batch_transfer
     seen = []
 
@@ -63,7 +49,7 @@ def test_modes_buffers_gradients_and_random_state_are_as_before(
         return result
 
     monkeypatch.setattr(type(model), "on_after_batch_transfer", watched)
-    fit(model, tmp_path, epochs=1)
+    toys.fit(model, tmp_path, epochs=1)
     assert len(seen) == 2
     assert all(all(step.values()) for step in seen), seen
 
@@ -91,7 +77,7 @@ class Waits(TorchDispatchMode):
 def test_a_step_waits_for_the_device_at_most_for_the_number_of_backgrounds(
     method: str, waits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = module(method)
+    model = toys.module(method)
     mode = Waits()
     for name in ("on_after_batch_transfer", "training_step"):
         plain = getattr(type(model), name)
@@ -101,7 +87,7 @@ def test_a_step_waits_for_the_device_at_most_for_the_number_of_backgrounds(
                 return plain(self, batch, index)
 
         monkeypatch.setattr(type(model), name, watched)
-    fit(model, tmp_path, 1, limit_train_batches=1, limit_val_batches=0)
+    toys.fit(model, tmp_path, 1, limit_train_batches=1, limit_val_batches=0)
     assert len(mode.names) <= waits, mode.names
 
 
@@ -121,24 +107,24 @@ def useless(model: Any) -> Any:
 def test_training_with_explanations_that_say_nothing_equals_training_without(
     method: str, mode: str, tmp_path: Path
 ) -> None:
-    explained = module(method, explainer=useless, layer=None, explain_mode=mode)
-    plain = module("supcon")
+    explained = toys.module(method, explainer=useless, layer=None, explain_mode=mode)
+    plain = toys.module("supcon")
     for model in (explained, plain):
-        fit(model, tmp_path, epochs=4)
+        toys.fit(model, tmp_path, epochs=4)
     # Without a single accepted view or background, ExCon is SupCon.
-    assert changed(weights(explained), weights(plain)) == set()
+    assert toys.changed(toys.weights(explained), toys.weights(plain)) == set()
 
 
-@pytest.mark.parametrize("method", [*EXPLAINED, "ce", "supcon"])
+@pytest.mark.parametrize("method", [*toys.EXPLAINED, "ce", "supcon"])
 def test_with_bfloat16_all_weights_get_gradients_and_stay_float32(
     method: str, tmp_path: Path
 ) -> None:
-    model = module(method)
-    before = weights(model)
-    fit(model, tmp_path, epochs=2, precision="bf16-mixed")
-    after = weights(model)
+    model = toys.module(method)
+    before = toys.weights(model)
+    toys.fit(model, tmp_path, epochs=2, precision="bf16-mixed")
+    after = toys.weights(model)
     trained = {name for name, _ in model.named_parameters()}
-    assert trained <= changed(before, after)
+    assert trained <= toys.changed(before, after)
     assert all(value.isfinite().all() for value in after.values())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
@@ -156,7 +142,9 @@ def test_with_bfloat16_explanations_are_made_in_bfloat16_without_an_enclosing_au
         return explain
 
     for precision in ("32-true", "bf16-mixed"):
-        fit(module("excon", explainer=probe, layer=None), tmp_path, 1, precision=precision)
+        toys.fit(
+            toys.module("excon", explainer=probe, layer=None), tmp_path, 1, precision=precision
+        )
     assert found == [(False, torch.float32)] * 2 + [(True, torch.bfloat16)] * 2
 
 
@@ -167,37 +155,37 @@ def test_a_compiled_encoder_trains_and_is_explained_like_a_plain_one(
     method: str, way: str, tmp_path: Path
 ) -> None:
     torch.compiler.reset()
-    plain = module(method, TinyEncoder(dropout=0.0))
-    encoder: Any = TinyEncoder(dropout=0.0)
+    plain = toys.module(method, toys.TinyEncoder(dropout=0.0))
+    encoder: Any = toys.TinyEncoder(dropout=0.0)
     if way == "wrapper":
         encoder = torch.compile(encoder, backend="eager")
     elif way == "in place":
         encoder.compile(backend="eager")
-    compiled = module(method, encoder, compile="eager" if way == "option" else False)
+    compiled = toys.module(method, encoder, compile="eager" if way == "option" else False)
     compiled.load_state_dict(plain.state_dict())  # the names are the plain ones, too
     for model in (plain, compiled):
-        fit(model, tmp_path, epochs=2)
-    for name, value in weights(plain).items():
-        torch.testing.assert_close(weights(compiled)[name], value, rtol=1e-4, atol=1e-5)
+        toys.fit(model, tmp_path, epochs=2)
+    for name, value in toys.weights(plain).items():
+        torch.testing.assert_close(toys.weights(compiled)[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_the_first_step_after_validation_trains_in_the_right_mode(tmp_path: Path) -> None:
-    model = module("excon")
+    model = toys.module("excon")
     modes = []
     model.network.encoder.register_forward_hook(
         lambda encoder, args, output: modes.append((model.trainer.training, encoder.training))
     )
-    trainer(tmp_path, 2).fit(model, loader(), loader(8))
+    toys.trainer(tmp_path, 2).fit(model, toys.loader(), toys.loader(8))
     in_training = [mode for training, mode in modes if training]
     # Two encoder steps of map, acceptance and loss; then two steps of the classifier.
     assert in_training == [False, False, True] * 2 + [False] * 2
 
 
 def test_nothing_of_the_explainer_is_in_a_checkpoint(tmp_path: Path) -> None:
-    model = module("edda")
-    names = set(weights(model))
-    fit(model, tmp_path, epochs=1)
-    assert set(weights(model)) == names
+    model = toys.module("edda")
+    names = set(toys.weights(model))
+    toys.fit(model, tmp_path, epochs=1)
+    assert set(toys.weights(model)) == names
     assert all(name.startswith("network.") for name in names), names
     assert isinstance(model.network.head, nn.Linear)
-    assert model.network.head.out_features == CLASSES
+    assert model.network.head.out_features == toys.CLASSES
