@@ -150,6 +150,32 @@ def test_the_training_loop_of_the_page_is_short() -> None:
     assert len(first.split("make_views =")[1].strip().splitlines()) <= 30
 
 
+def test_the_commands_of_the_pages_exist_with_their_options() -> None:
+    typer = pytest.importorskip("typer", reason="needs the cli extra")
+    from benchmarks.explanations.cli import app as benchmark
+    from captum_excon.cli.app import app
+
+    groups = {
+        "captum-excon": typer.main.get_command(app).commands,
+        "-m benchmarks.explanations": typer.main.get_command(benchmark).commands,
+    }
+    found = 0
+    for page in PAGES:
+        text = text_of(page).replace("\\\n", " ")
+        for line in re.findall(r"^    .*", text, re.MULTILINE):
+            call = rf" ({'|'.join(groups)}) ([a-z][\w-]*)([^|&'`]*)"
+            for program, command, rest in re.findall(call, line):
+                known = {
+                    option
+                    for parameter in groups[program][command].params
+                    for option in (*parameter.opts, *parameter.secondary_opts)
+                }
+                used = {word.split("=")[0] for word in re.findall(r"(?<= )--?[a-z]\S*", rest)}
+                assert used <= known, f"{name_of(page)}: {line.strip()}"
+                found += 1
+    assert found > 25
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page: Path) -> None:
     text = text_of(page)

@@ -39,6 +39,8 @@ MODULES = {
     "captum_excon.errors": "Errors",
     "captum_excon": "Top-level names",
 }
+# What is not exported, but described for those who derive from it.
+BASES = {"captum_excon.training": ["captum_excon.training.modules.base.ExplainedModule"]}
 # Pages that stand beside docs/ in the repository.
 BESIDE = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
 
@@ -57,7 +59,7 @@ def documented() -> dict[str, str]:
     for module in MODULES:
         for name in public_names(module):
             places.setdefault(name, f"{module}.{name}")
-    return places
+    return places | {base.rpartition(".")[2]: base for bases in BASES.values() for base in bases}
 
 
 def api_page(module: str) -> str:
@@ -71,7 +73,8 @@ def api_page(module: str) -> str:
             lines += [f"::: {module}.{name}", ""]
         else:
             elsewhere.append(f"- [`{name}`][{places[name]}]")
-    return "\n".join([*lines, *elsewhere]) + "\n"
+    bases = [f"\n::: {base}\n" for base in BASES.get(module, [])]
+    return "\n".join([*lines, *elsewhere, *bases]) + "\n"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
