@@ -92,8 +92,8 @@ def _main_path(reads: list[set[int]], maps: list[Call], sink: int | None) -> lis
 def _bridged(path: list[_Map], maps: list[Call], learned: list[Call]) -> list[_Map]:
     """Adds maps that stand for sums no module emits, and for resolutions the path jumps over.
 
-    They are off the path, but emitted by modules called where the path's modules are called: by a
-    caller that was already running when the map before them was emitted.
+    They are off the path, but their modules are called beside the path's: by a caller that was
+    already running when the map before them was emitted.
     """
     on_path = {map_[0].node for map_ in path}
     maps = [c for c in maps if c.node not in on_path and any(c.contains(x) for x in learned)]
@@ -125,8 +125,8 @@ def _learned(calls: list[Call]) -> list[Call]:
 def _is_detour(call: Call, learned: list[Call]) -> bool:
     """Tells whether a module around the map neither receives nor emits maps as small or large.
 
-    Such are the windows of an attention block and gates computed at a lower resolution. A module
-    that holds all layers is the model itself, though, in which a U-Net may go down and up again.
+    Examples are attention windows and gates computed at a lower resolution. A module that holds all
+    layers does not count: it is the model itself, and a U-Net may go down and up again.
     """
     for outer in call.enclosing():
         if learned and outer.contains(learned[0]) and outer.contains(learned[-1]):
@@ -141,8 +141,8 @@ def _is_detour(call: Call, learned: list[Call]) -> bool:
 def _scorers(reads: list[set[int]], learned: list[Call]) -> list[Call]:
     """Returns the layers that emit class scores or box regressions for every position.
 
-    No other layer works on what they emit, and the module that they head receives maps and emits
-    none. Heads work on several resolutions; what all their scores depend on is the feature map.
+    No other layer works on what they emit, and the module that they end receives maps and emits
+    none.
     """
     inside = {node for call in learned for node in range(call.first, call.last + 1)}
     worked_on: set[int] = set()
@@ -216,8 +216,8 @@ def _strided_block(
 def _weighted_layers(block: Call, map_: Call, learned: list[Call]) -> set[int | None]:
     """Returns what the layers with weights in `block`, up to `map_`, were computed from.
 
-    So the parts of a split layer, which read the same value, count once. Norms do not count, nor
-    do depth-wise layers around an expansion: to more channels than the block emits.
+    So the parts of a split layer, which read the same value, count once. Norms do not count, nor do
+    depth-wise layers around an expansion to more channels than the block emits.
     """
     assert map_.map
     expands = block.map is not None and map_.map.channels > block.map.channels
@@ -234,10 +234,7 @@ def _weighted_layers(block: Call, map_: Call, learned: list[Call]) -> set[int | 
 
 
 def check_not_tokens(trace: Trace, chosen: list[Call]) -> None:
-    """Raises an error if more layers emit tokens than maps, inside of modules that emit maps too.
-
-    Tokens are `(N, *tokens, features)` with fewer dimensions than a map.
-    """
+    """Raises an error if more layers emit tokens, `(N, *tokens, features)`, than maps."""
     ndim = len(chosen[-1].shape)
     layers = _learned(trace.calls[:-1])
     mapped = [call for call in layers if call.map or any(outer.map for outer in call.enclosing())]
@@ -249,5 +246,5 @@ def check_not_tokens(trace: Trace, chosen: list[Call]) -> None:
     if len(tokens) > len(mapped):
         raise ValueError(
             f"Most of the model works on tokens, such as the {('N', *tokens[0].shape[1:])} that "
-            f"{tokens[0].name!r} emits, whose positions in the image are not known. {REMEDY}"
+            f"{tokens[0].name!r} emits, whose positions in the image are unknown. {REMEDY}"
         )

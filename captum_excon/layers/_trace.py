@@ -33,34 +33,25 @@ class MapShape(NamedTuple):
 class Call:
     """One call of a module, from `start` to `end` on a clock that all calls share.
 
-    Attributes:
-        given: How the first tensor argument is a map, if it is one.
-        source: The value (see `Trace`) of the first tensor argument.
-        first: The first value that could be made inside.
-        last: The value before the first that could be made after it.
-        node: The value of the first tensor of the output.
-        shape: Its shape.
-        map: How the output is a map, if it is one.
-        output: The map itself; kept only to ask for gradients.
+    Values are numbered as in `Trace`; those made during the call are `first` to `last`.
     """
 
     name: str
     module: nn.Module
     parent: Call | None
     start: int
-    given: MapShape | None
-    source: int | None
+    given: MapShape | None  # the first tensor argument, if it is a map
+    source: int | None  # the value of the first tensor argument
     first: int
     last: int = -1
     end: int = -1
-    node: int | None = None
-    shape: Size = ()
-    map: MapShape | None = None
-    output: Tensor | None = None
+    node: int | None = None  # the value of the first tensor of the output
+    shape: Size = ()  # its shape
+    map: MapShape | None = None  # the output, if it is a map
+    output: Tensor | None = None  # the map itself; kept only to ask for gradients
 
     @property
     def received(self) -> Size | None:
-        """Spatial size of the map that it was given."""
         return self.given.size if self.given else None
 
     @property
@@ -143,7 +134,6 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._channels_last[_view(tensor)] = channels_last
 
     def before(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Is the hook of `module` before its call."""
         if threading.get_ident() != self._thread:
             return
         tensor = next(_tensors((args, kwargs)), None)
@@ -154,7 +144,6 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._open.append(Call(name, module, parent, start, given, source, len(self.reads)))
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Is the hook of `module` after its call."""
         if threading.get_ident() != self._thread:
             return
         while (call := self._open.pop()).module is not module:
@@ -177,8 +166,8 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def reaching(self, calls: list[Call]) -> list[Call]:
         """Keeps the calls whose map the output depends on, at one position at least.
 
-        A NaN sent back from the output arrives exactly there, whatever the weights are. (A
-        gradient may be zero for a weight of zero too, as in a head that is not yet trained.)
+        A NaN sent back from the output arrives exactly there. An ordinary gradient may also be zero
+        because of a zero weight, as in an untrained head.
         """
         calls = [call for call in calls if call.output is not None and call.output.requires_grad]
         if self.reshape_transform is None or self.result is None or not calls:
@@ -244,7 +233,7 @@ def _follow_channels(func: Any, args: tuple[Any, ...], ndim: int, channels_last:
 
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
-        # Others, sparse ones say, have no memory to follow and are no maps.
+        # Others, such as sparse ones, have no memory to follow and are not maps.
         if value.layout is torch.strided:
             yield value
     elif isinstance(value, Mapping):
@@ -262,7 +251,7 @@ def row_counts(
         if rows == 0:
             raise ValueError(
                 "An empty batch would spoil the statistics of a model in training mode: call "
-                "model.eval(), or give example_inputs with rows."
+                "model.eval(), or pass example_inputs with rows."
             )
         return [rows]
     # On no elements every reshape succeeds, so a transform needs a row to tell maps from others.

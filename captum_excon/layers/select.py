@@ -128,7 +128,7 @@ def select_layers(
             try:
                 trace = run_traced(model, args, image, reshape_transform)
             except Exception:
-                # Reshaping with -1 fails on no rows, as do many hand-written checks.
+                # Reshaping with -1 and many hand-written checks fail on an empty batch.
                 if count > 0 or rows == 0:
                     raise
                 break
@@ -153,12 +153,6 @@ def unwrap(model: nn.Module) -> nn.Module:
     """Returns the module inside wrappers that would hide its hooks or change its names.
 
     These are ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``, nested or not.
-
-    Example:
-        >>> from torch import nn
-        >>> model = nn.Linear(2, 2)
-        >>> unwrap(nn.DataParallel(model)) is model
-        True
     """
     while True:
         # The class of compiled modules is not public, but its attribute is stable.

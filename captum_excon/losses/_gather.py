@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -25,7 +23,7 @@ def gather_rows(*tensors: Tensor) -> tuple[tuple[Tensor, ...], Tensor, int]:
     first row.
     """
     rows = torch.tensor([len(tensors[0])], device=tensors[0].device)
-    counts = torch.cat(_all_gather(rows)).tolist()
+    counts = _all_gather(rows).tolist()
     largest = max(counts)
     gathered = tuple(_gather_padded(tensor, largest) for tensor in tensors)
     flags = [i < count for count in counts for i in range(largest)]
@@ -33,40 +31,15 @@ def gather_rows(*tensors: Tensor) -> tuple[tuple[Tensor, ...], Tensor, int]:
     return gathered, real, dist.get_rank() * largest
 
 
-def sum_over_processes(value: Tensor) -> Tensor:
-    """Returns the sum over the default group, without gradients."""
-    value = value.detach().clone()
-    dist.all_reduce(value)
-    return value
-
-
 def _gather_padded(tensor: Tensor, rows: int) -> Tensor:
     # F.pad counts from the last dimension. NCCL and gloo need contiguous memory, and not every
     # backend takes bool.
     wire = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
     padding = [0, 0] * (tensor.dim() - 1) + [0, rows - len(tensor)]
-    padded = F.pad(wire, padding).contiguous()
-    if not padded.is_floating_point():
-        return torch.cat(_all_gather(padded)).to(tensor.dtype)
-    return cast(Tensor, _Gather.apply(padded))
+    return _all_gather(F.pad(wire, padding).contiguous()).to(tensor.dtype)
 
 
-def _all_gather(tensor: Tensor) -> list[Tensor]:
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor)
-    return parts
+def _all_gather(tensor: Tensor) -> Tensor:
+    from torch.distributed.nn.functional import all_gather  # fails without distributed support
 
-
-class _Gather(torch.autograd.Function):
-    """Concatenates over ranks; backwards sums over ranks and takes this rank's rows."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.rows = len(tensor)
-        return torch.cat(_all_gather(tensor))
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        return gradient.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)
+    return torch.cat(all_gather(tensor))  # type: ignore[no-untyped-call]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from captum_excon.losses._checks import at_least_float32, check_choice, check_integers
-from captum_excon.losses._gather import gather_rows, sum_over_processes, world_size
+from captum_excon.losses._gather import gather_rows, world_size
 
 Background = Literal["exclude", "negatives", "class"]
 
@@ -137,7 +138,7 @@ class ExConLoss(nn.Module):
         per_anchor = -torch.where(positives, log_ratio, 0.0).sum(1) / n_positives.clamp(min=1)
         anchors = (n_positives > 0).sum()
         if processes > 1:
-            anchors = sum_over_processes(anchors)
+            dist.all_reduce(anchors)
         loss = per_anchor.sum() * processes / anchors.clamp(min=1)
         if self.base_temperature is not None:
             loss = loss * (self.temperature / self.base_temperature)

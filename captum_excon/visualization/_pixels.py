@@ -21,13 +21,7 @@ def to_uint8(
 ) -> Tensor:
     """Turns images, normalised or not, into 8-bit RGB pictures.
 
-    Takes, raises and returns what :func:`overlay` does.
-
-    Example:
-        >>> import torch
-        >>> from captum_excon.visualization import to_uint8
-        >>> to_uint8(torch.tensor([[[-1.0, 0.0, 1.0]]]), mean=0.5, std=0.5)[0]
-        tensor([[  0, 128, 255]], dtype=torch.uint8)
+    Arguments, errors and shapes are those of :func:`overlay`.
     """
     array = as_tensor(images)
     pictures = quantized(unnormalized(array, mean, std))
