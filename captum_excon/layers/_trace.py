@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -104,7 +102,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if not self._paused:
-            self._record(func, args, list(_tensors((args, kwargs))), list(_tensors(result)))
+            self._record(func, args, list(tensors_in((args, kwargs))), list(tensors_in(result)))
         return result
 
     def _record(
@@ -136,7 +134,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def before(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         if threading.get_ident() != self._thread:
             return
-        tensor = next(_tensors((args, kwargs)), None)
+        tensor = next(tensors_in((args, kwargs)), None)
         source = None if tensor is None else self._node.get(_memory(tensor))
         given = self._map(tensor) if tensor is not None and self.reshape_transform is None else None
         parent = self._open[-1] if self._open else None
@@ -151,7 +149,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         call.end = next(self._clock)
         call.last = len(self.reads) - 1
         self.calls.append(call)
-        tensor = next(_tensors(output), None)
+        tensor = next(tensors_in(output), None)
         if tensor is None:
             return
         call.node = self._node.get(_memory(tensor))
@@ -231,81 +229,13 @@ def _follow_channels(func: Any, args: tuple[Any, ...], ndim: int, channels_last:
     return channels_last and order != [0, ndim - 1, *range(1, ndim - 1)]
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         # Others, such as sparse ones, have no memory to follow and are not maps.
         if value.layout is torch.strided:
             yield value
     elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
-
-
-def row_counts(
-    model: nn.Module, rows: int, reshape_transform: ReshapeTransform | None
-) -> list[int]:
-    """Returns the numbers of rows to try, the cheapest first."""
-    if any(module.training for module in model.modules()):
-        if rows == 0:
-            raise ValueError(
-                "An empty batch would spoil the statistics of a model in training mode: call "
-                "model.eval(), or pass example_inputs with rows."
-            )
-        return [rows]
-    # On no elements every reshape succeeds, so a transform needs a row to tell maps from others.
-    return [0] if rows == 0 else [1] if reshape_transform else [0, 1]
-
-
-def first_rows(value: Any, rows: int, count: int) -> Any:
-    if isinstance(value, Tensor) and value.ndim > 0 and len(value) == rows:
-        return value.detach()[:count]
-    return value
-
-
-def run_traced(
-    model: nn.Module, args: list[Any], image: int, reshape_transform: ReshapeTransform | None
-) -> Trace:
-    with ExitStack() as stack:
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.set_grad_enabled(reshape_transform is not None))
-        stack.enter_context(_state_kept(model, args))
-        # Inference tensors cannot require gradients, nor can leaves that do be written to.
-        args = [value.clone() if isinstance(value, Tensor) else value for value in args]
-        if reshape_transform is not None and args[image].is_floating_point():
-            args[image] = args[image].requires_grad_().clone()
-        trace = Trace(args[image], reshape_transform)
-        with registration:
-            for name, module in model.named_modules():
-                if isinstance(module, torch.jit.ScriptModule):
-                    continue  # They take no hooks.
-                before = functools.partial(trace.before, name)
-                stack.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-                stack.callback(module.register_forward_hook(trace.after).remove)
-        stack.enter_context(trace)
-        model(*args)
-    return trace
-
-
-@contextmanager
-def _state_kept(model: nn.Module, args: list[Any]) -> Iterator[None]:
-    """Puts the random state and the model's buffers back afterwards."""
-    tensors = [*_tensors(args), *model.parameters(), *model.buffers()]
-    devices = {tensor.get_device() for tensor in tensors if tensor.is_cuda}
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    with torch.random.fork_rng(sorted(devices)):
-        try:
-            yield
-        finally:
-            for module, name, buffer, before in buffers:
-                # Nothing is written where nothing changed: other threads may be reading, and to a
-                # graph that waits for its backward pass every write is a change.
-                if module._buffers[name] is not buffer:
-                    module._buffers[name] = buffer
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+            yield from tensors_in(item)

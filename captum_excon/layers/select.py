@@ -9,14 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from captum_excon.layers._choice import REMEDY, check_not_tokens, choose
-from captum_excon.layers._trace import (
-    Call,
-    ReshapeTransform,
-    Size,
-    first_rows,
-    row_counts,
-    run_traced,
-)
+from captum_excon.layers._run import first_rows, row_counts, run_traced
+from captum_excon.layers._trace import Call, ReshapeTransform, Size
 
 __all__ = ["SelectedLayer", "channels_last_to_first", "select_layers", "tokens_to_map", "unwrap"]
 

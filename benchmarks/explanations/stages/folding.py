@@ -10,7 +10,8 @@ from torch.nn.utils import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
 from captum_excon.errors import UserError
-from captum_excon.layers._trace import Call, Trace, run_traced
+from captum_excon.layers._run import run_traced
+from captum_excon.layers._trace import Call, Trace
 
 _TOLERANCE = 1e-3
 

@@ -17,7 +17,8 @@ from captum_excon.attr._core.captum import ForwardArgs, ForwardFunc, run_forward
 from captum_excon.attr._core.capture import HookedLayer, Reshape
 from captum_excon.attr._core.modes import eager
 from captum_excon.layers import SelectedLayer, channels_last_to_first, select_layers, unwrap
-from captum_excon.layers._trace import registration, row_counts
+from captum_excon.layers._run import row_counts
+from captum_excon.layers._trace import registration
 
 logger = logging.getLogger(__name__)
 
