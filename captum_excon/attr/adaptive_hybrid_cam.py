@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from captum.log import log_usage
 
 from captum_excon.attr._core.captum import Inputs, Target
 from captum_excon.attr._core.fusion import Fusion
-from captum_excon.attr._core.mask_attribution import Request, Scoring, without_layer_maps_in_noise
+from captum_excon.attr._core.mask_attribution import Request, Scoring
 from captum_excon.attr._core.masks import select_adaptive
 from captum_excon.attr._core.scoring import Score
 from captum_excon.attr.multi_layer_sise import MultiLayerSISE, SiseOptions
@@ -29,9 +28,7 @@ class AdaptiveHybridCAM(MultiLayerSISE):
     Constructed like `MultiLayerSISE`, whose docstring has an example.
     """
 
-    @without_layer_maps_in_noise
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
-    def attribute(
+    def attribute(  # type: ignore[override]  # without threshold
         self,
         inputs: Inputs,
         baselines: Any = None,

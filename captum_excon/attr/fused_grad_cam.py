@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from captum.attr import GradientAttribution
-from captum.log import log_usage
 
 from captum_excon.attr._core.captum import Inputs, Target
 from captum_excon.attr._core.fusion import Fusion, check_fusion, check_smooth, fuse, gaussian
@@ -41,7 +40,6 @@ class FusedGradCAM(LayeredAttribution, GradientAttribution):
 
     _empty = "Grad-CAM is positive in none of the layers; explain another target or other layers"
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
         inputs: Inputs,

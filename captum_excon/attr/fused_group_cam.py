@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._core.captum import Inputs, Target
@@ -52,7 +51,6 @@ class FusedGroupCAM(LayeredAttribution, MaskAttribution):
     Constructed like `MultiLayerSISE`, whose docstring has an example; masks are of the last layer.
     """
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
         inputs: Inputs,

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from captum.attr import GradientAttribution, LayerAttribution
-from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._core.batching import check_batch_size, run_in_batches
@@ -95,7 +94,6 @@ class IntegratedGradCAM(ClassesAttribution, LayerAttribution, GradientAttributio
         self._single = layers is None or layers == [layer]
         self._layers = LayerChoice(forward_func, layers, reshape_transform, deepest=True)
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
         inputs: Inputs,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._core.captum import Inputs, Target
@@ -20,7 +19,6 @@ from captum_excon.attr._core.mask_attribution import (
     MaskAttribution,
     Request,
     Scoring,
-    without_layer_maps_in_noise,
 )
 from captum_excon.attr._core.masks import select_fixed
 from captum_excon.attr._core.scoring import Batch, Score
@@ -92,8 +90,6 @@ class MultiLayerSISE(LayeredAttribution, MaskAttribution):
         torch.Size([2, 3, 32, 32])
     """
 
-    @without_layer_maps_in_noise
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
         inputs: Inputs,

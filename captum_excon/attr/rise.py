@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 import torch
-from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._core.captum import Inputs, Target
@@ -40,7 +39,6 @@ class RISE(MaskAttribution):
         torch.Size([2, 3, 16, 16])
     """
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
         inputs: Inputs,

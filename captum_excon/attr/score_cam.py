@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from captum.log import log_usage
 from torch import Tensor
 
 from captum_excon.attr._core.captum import ForwardFunc, Inputs, Target
@@ -63,7 +62,6 @@ class ScoreCAM(MaskAttribution):
         layers = None if layer is None else [layer]
         self._layers = LayerChoice(forward_func, layers, reshape_transform, deepest=True)
 
-    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(
         self,
         inputs: Inputs,

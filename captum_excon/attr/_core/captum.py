@@ -16,6 +16,7 @@ from captum._utils.common import (
 from captum.attr import Attribution
 from captum.attr._utils.approximation_methods import SUPPORTED_METHODS, approximation_parameters
 from captum.attr._utils.common import _format_input_baseline
+from captum.log import log_usage
 from torch import Tensor
 
 ForwardFunc = Callable[..., Any]
@@ -30,7 +31,12 @@ class Classes(list[Target]):
 
 
 class ClassesAttribution(Attribution):
-    """Base of the methods whose ``attribute`` takes `Classes`."""
+    """Base of the methods: Captum logs their ``attribute``, which takes `Classes`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "attribute" in vars(cls):
+            cls.attribute = log_usage(part_of_slo=True)(cls.attribute)
 
     def attribute_classes(
         self,

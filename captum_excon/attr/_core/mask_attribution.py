@@ -75,6 +75,12 @@ class ImageAttribution(ClassesAttribution):
     # Why a map may be all zero, for the warning.
     _empty: str
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "attribute" in vars(cls):
+            # NoiseTunnel, which cannot average layer maps, calls the function inside the log.
+            cls.attribute.__wrapped__ = _without_layer_maps(cls.attribute.__wrapped__)
+
     def _run(
         self, request: Request, explain: Callable[[Batch], list[list[Maps]]], extras: bool = False
     ) -> Any:
@@ -155,21 +161,14 @@ class LayeredAttribution(ImageAttribution):
         self._layers = LayerChoice(forward_func, layers, reshape_transform)
 
 
-def without_layer_maps_in_noise(attribute: Any) -> Any:
-    """Makes a logged ``attribute`` refuse layer maps to `captum.attr.NoiseTunnel`.
-
-    NoiseTunnel, which averages tensors, calls the function inside Captum's log.
-    """
-    inner = attribute.__wrapped__
-
-    @functools.wraps(inner)
+def _without_layer_maps(attribute: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(attribute)
     def unlogged(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("return_layer_maps"):
             raise ValueError(
                 "NoiseTunnel cannot average layer maps; leave out return_layer_maps, or call "
                 "attribute on noisy copies of the images"
             )
-        return inner(*args, **kwargs)
+        return attribute(*args, **kwargs)
 
-    attribute.__wrapped__ = unlogged
-    return attribute
+    return unlogged
