@@ -12,8 +12,6 @@ from captum_excon.layers._choice import REMEDY, check_not_tokens, choose
 from captum_excon.layers._run import first_rows, row_counts, run_traced
 from captum_excon.layers._trace import Call, ReshapeTransform, Size
 
-__all__ = ["SelectedLayer", "channels_last_to_first", "select_layers", "tokens_to_map", "unwrap"]
-
 
 @dataclass(frozen=True)
 class SelectedLayer:
@@ -101,8 +99,7 @@ def select_layers(
     model = unwrap(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError(
-            "Layers cannot be found in a scripted or traced model: hooks do not see inside it. "
-            "Pass the model that it was made from."
+            "Hooks do not see inside a scripted or traced model: pass the model it was made from."
         )
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     if not all(isinstance(tensor, Tensor) for tensor in inputs):

@@ -49,8 +49,7 @@ def drop_loss(
     check_choice("kind", kind, get_args(EDDA_DROP))
     if multilabel and kind in ("uniform", "background"):
         raise ValueError(
-            f"the drop loss {kind!r} needs a softmax over the classes; with multilabel=True use "
-            "'hinge' or 'suppress'"
+            f"{kind!r} needs a softmax; with multilabel=True use 'hinge' or 'suppress'"
         )
     if kind == "uniform":
         return uniform_drop_loss(dropped_logits)
@@ -127,15 +126,11 @@ def _probability(logits: Tensor, classes: Tensor, multilabel: bool) -> Tensor:
 
 def _check_logits(dropped_logits: Tensor, classes: Tensor | None = None) -> None:
     if dropped_logits.dim() != 2 or not dropped_logits.is_floating_point():
-        raise ValueError(
-            "dropped_logits must be floating point of the shape (N, classes), but found "
-            f"{dropped_logits.dtype} of the shape {tuple(dropped_logits.shape)}"
-        )
+        found = f"{dropped_logits.dtype} of the shape {tuple(dropped_logits.shape)}"
+        raise ValueError(f"dropped_logits must be floating point (N, classes), but found {found}")
     if classes is None:
         return
     check_integers("classes", classes)
     if classes.shape != dropped_logits.shape[:1]:
-        raise ValueError(
-            f"classes must have one value per image, ({len(dropped_logits)},), but found "
-            f"{tuple(classes.shape)}"
-        )
+        expected = f"one value per image, ({len(dropped_logits)},)"
+        raise ValueError(f"classes must have {expected}, but found {tuple(classes.shape)}")

@@ -170,13 +170,9 @@ def _check_batch(features: Tensor, labels: Tensor, is_background: Tensor | None)
         raise TypeError(f"is_background must be bool, but found {is_background.dtype}")
     for name, tensor in (("labels", labels), ("is_background", is_background)):
         if tensor.shape != features.shape[:1]:
-            raise ValueError(
-                f"{name} must have one value per image, ({len(features)},), but found "
-                f"{tuple(tensor.shape)}"
-            )
+            expected = f"one value per image, ({len(features)},)"
+            raise ValueError(f"{name} must have {expected}, but found {tuple(tensor.shape)}")
         if tensor.device != features.device:
-            raise ValueError(
-                f"{name} must be on the device of the features, {features.device}, but found "
-                f"{tensor.device}"
-            )
+            devices = f"{features.device}, but found {tensor.device}"
+            raise ValueError(f"{name} must be on the device of the features, {devices}")
     return is_background

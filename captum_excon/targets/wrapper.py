@@ -1,4 +1,4 @@
-"""Any function of a model's output as the target of a Captum method."""
+"""A model whose "classes" are functions of another model's output."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-__all__ = ["CallableTargets", "callable_targets", "split_rows"]
 
 Target = Callable[[Any], Tensor]
 
@@ -197,8 +195,6 @@ def split_rows(output: Any, rows: int) -> list[Any]:
         >>> batched = {"out": torch.tensor([[1, 2], [3, 4]]), "scale": 0.5}
         >>> split_rows(batched, 2)[1]
         {'out': tensor([3, 4]), 'scale': 0.5}
-        >>> split_rows([{"scores": torch.ones(3)}, {"scores": torch.ones(0)}], 2)[1]
-        {'scores': tensor([])}
     """
     if isinstance(output, list) and not any(isinstance(part, Tensor) for part in output):
         if len(output) != rows:

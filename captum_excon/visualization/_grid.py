@@ -164,9 +164,7 @@ class _Text:
 
 def _tile(picture: Array | Image.Image, height: int) -> Image.Image:
     if not isinstance(picture, Image.Image) and picture.ndim != 3:
-        raise ValueError(
-            f"a picture in a grid has shape (3, H, W) or (1, H, W), not {tuple(picture.shape)}."
-        )
+        raise ValueError(f"a picture has shape (3, H, W) or (1, H, W), not {tuple(picture.shape)}.")
     pixels = to_uint8(picture).movedim(0, -1).cpu().numpy()
     width = max(1, round(pixels.shape[1] * height / pixels.shape[0]))
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)

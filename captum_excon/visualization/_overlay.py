@@ -90,9 +90,6 @@ def overlay(
         >>> picture = overlay(image, torch.tensor([[[-1.0, 0.0, 2.0]]]), cmap="gray", alpha=0.5)
         >>> picture[0, 0, 0].tolist()
         [64, 64, 191]
-        >>> signed = overlay(image, torch.tensor([[[-1.0, 0.0, 2.0]]]), sign="all", alpha=1.0)
-        >>> signed[0, :, 0, 2].tolist()  # red: the strongest positive value
-        [255, 0, 0]
     """
     if sign not in get_args(Sign):
         raise ValueError(f"sign must be one of {', '.join(get_args(Sign))}, not {sign!r}.")

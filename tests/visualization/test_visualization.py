@@ -391,6 +391,7 @@ def test_each_text_stands_by_its_picture() -> None:
     assert not ink(labelled)[:, shift:].any()
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(text=st.text(max_size=60))
 def test_any_text_stays_within_its_column(text: str) -> None:
