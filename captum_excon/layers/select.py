@@ -22,8 +22,7 @@ class SelectedLayer:
         module: The module whose output is the feature map.
         channels: Number of feature maps.
         size: Spatial size of a map, ``(h, w)`` for images.
-        channels_last: Whether the output is `(N, *size, channels)`, as in torchvision's Swin, and
-            not `(N, channels, *size)`.
+        channels_last: Whether the output is `(N, *size, channels)`, as in torchvision's Swin.
         input_channels_last: The same for the module's input.
     """
 

@@ -36,14 +36,12 @@ def callable_targets(
     ``(mask, wrapped.index)`` if the model itself has an additional argument; ``target`` is not
     given.
 
-    A softmax over callables would be meaningless, so this package's methods and metrics use the
-    values as they are unless ``score`` is given. A callable whose value should be a probability
-    applies its own softmax or sigmoid.
+    This package's methods and metrics use the values as they are unless ``score`` is given, since a
+    softmax over callables is meaningless; a callable may apply its own softmax or sigmoid.
 
     Args:
         model: Any module; ``DistributedDataParallel`` is removed. It becomes the submodule
-            ``model`` of the result, so a layer is given as ``model.layer4`` or by the name
-            ``"model.layer4"``.
+            ``model`` of the result, so a layer has the name ``"model.layer4"``.
         targets: One callable or several.
         indexed: Whether the last argument of each call selects one callable per row.
         split: Called with the model's output and the number of rows, returns the outputs of the
@@ -56,9 +54,8 @@ def callable_targets(
     Raises:
         TypeError: If ``model`` is not a module or a target is not callable. In a call: if a target
             does not return a tensor, or the output cannot be split.
-        ValueError: If there is no target. In a call: if a target returns a tensor that is not
-            scalar, the output has another number of rows than the input, or the index is missing,
-            out of range or of the wrong length.
+        ValueError: If there is no target. In a call: if a target's tensor is not scalar, the output
+            has the wrong number of rows, or the index is missing or does not fit.
 
     Example:
         >>> import torch
@@ -181,9 +178,8 @@ def split_rows(output: Any, rows: int) -> list[Any]:
     * Inside a structure, values without rows (``None``, numbers, strings and scalar tensors, such
       as a loss) are passed to every image.
 
-    So a list of tensors is never read as one tensor per image, whatever its length; give
-    :func:`callable_targets` a ``split`` if the model means that. Tensors are split into views, and
-    gradients flow through them.
+    So a list of tensors is never read as one tensor per image; if the model means that, give
+    :func:`callable_targets` a ``split``. Tensors are split into views; gradients flow through them.
 
     Raises:
         ValueError: If a tensor or a list of images does not have ``rows`` rows.

@@ -43,9 +43,8 @@ def overlay(
 
     Every image has its own scale unless ``vmin`` and ``vmax`` fix one. A map is shown from its
     smallest to its largest value (after ``sign``); with ``sign="all"`` from minus to plus its
-    largest magnitude, so that 0 has the middle colour. A constant map shows no heat, rather than
-    amplified rounding noise: it gets the colour of the scale's lower end (of the middle, if all
-    zero and ``sign="all"``).
+    largest magnitude, so that 0 has the middle colour. A constant map gets the colour of the lower
+    end (with ``sign="all"``, of the middle if it is zero), not amplified rounding noise.
 
     Args:
         images: ``(N, C, H, W)`` or ``(C, H, W)``, grayscale (``C = 1``) or RGB (``C = 3``):
