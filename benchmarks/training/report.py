@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -92,12 +91,7 @@ def compared(runs: Iterable[Run]) -> dict[str, Any]:
 
 
 def pairs(methods: list[str]) -> list[tuple[str, str]]:
-    """The pairs of arms to compare, among these methods.
-
-    Example:
-        >>> pairs(["ce", "supcon", "excon"])
-        [('excon', 'supcon'), ('supcon', 'ce'), ('excon', 'ce')]
-    """
+    """The pairs of arms to compare, among these methods."""
     controlled = list(CONTROLS.items())
     plain = [(arm, PLAIN) for arm in methods if arm != PLAIN]
     return [(a, b) for a, b in controlled + plain if a in methods and b in methods]
@@ -129,38 +123,26 @@ def summary(values: Mapping[int, float]) -> Summary | None:
         >>> found.mean, found.sd, round(found.low, 3), round(found.high, 3)
         (2.0, 1.0, -0.484, 4.484)
     """
-    n = len(values)
+    found = list(values.values())
+    n = len(found)
     if not n:
         return None
-    mean = statistics.fmean(values.values())
-    if n == 1:
-        return Summary(n, mean)
-    sd = statistics.stdev(values.values())
-    if sd < 1e-9:  # rounding
-        return Summary(n, mean, sd)
-    reach = quantile(n) * sd / math.sqrt(n)
-    return Summary(n, mean, sd, mean - reach, mean + reach)
+    sd = statistics.stdev(found) if n > 1 else None
+    if sd is None or sd < 1e-9:  # rounding
+        return Summary(n, statistics.fmean(found), sd)
+    interval = stats.ttest_1samp(found, 0).confidence_interval()
+    return Summary(n, statistics.fmean(found), sd, float(interval.low), float(interval.high))
 
 
 def quantile(n: int) -> float:
-    """Half the width of the 95 % interval of the mean of n > 1 values, in standard errors.
-
-    Example:
-        >>> round(quantile(3), 2), round(quantile(30), 2)
-        (4.3, 2.05)
-    """
+    """Half the width of the 95 % interval of the mean of n > 1 values, in standard errors."""
     return float(stats.t.ppf(0.975, n - 1))
 
 
 def paired(
     arm: Mapping[int, float | None], control: Mapping[int, float | None]
 ) -> dict[int, float]:
-    """The differences ``arm - control`` at the seeds for which both have a value.
-
-    Example:
-        >>> paired({0: 3.0, 1: 5.0, 2: 9.0}, {0: 1.0, 1: 6.0, 2: None})
-        {0: 2.0, 1: -1.0}
-    """
+    """The differences ``arm - control`` at the seeds for which both have a value."""
     both = ((seed, value, control.get(seed)) for seed, value in arm.items())
     return {s: mine - other for s, mine, other in both if mine is not None and other is not None}
 

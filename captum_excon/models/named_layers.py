@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,14 +70,11 @@ def _outputs(model: Model, modules: dict[str, nn.Module]) -> dict[str, Any]:
     """Returns what the modules emit, in the order of their last calls."""
     found: dict[str, Any] = {}
 
-    def hook(name: str) -> Callable[..., None]:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            found.pop(name, None)
-            found[name] = output
+    def keep(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        found.pop(name, None)
+        found[name] = output
 
-        return keep
-
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    handles = [m.register_forward_hook(partial(keep, name)) for name, m in modules.items()]
     try:
         model.probabilities(model.blank())
     finally:
