@@ -50,7 +50,9 @@ def choose(trace: Trace) -> list[Call]:
         if cut is None or _halves(end.size, cut.size):
             working = [call for call in learned if call.end > begin]
             worked = [
-                [c for c in map_ if c in final] for map_ in piece if _is_worked(map_, working)
+                [c for c in map_ if c in final]
+                for map_ in piece
+                if any(c.size == map_[0].size and c.end <= map_[0].end for c in working)
             ]
             outermost = [min(calls, key=lambda c: c.depth) for calls in worked if calls]
             block = _strided_block(cut, cuts, main, learned) if cut else None
@@ -186,10 +188,6 @@ def _without_scores(path: list[_Map], learned: list[Call], is_dense: bool) -> li
     if not scorer.map or not (is_dense or in_head):
         return path
     return [map_ for map_ in path if map_[0].end < scorer.end] or path
-
-
-def _is_worked(map_: _Map, working: list[Call]) -> bool:
-    return any(call.size == map_[0].size and call.end <= map_[0].end for call in working)
 
 
 def _strided_block(

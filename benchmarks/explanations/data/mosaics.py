@@ -8,6 +8,7 @@ classes of the cells differ, so that what speaks for the explained class lies in
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,8 @@ def mosaic(cells: Sequence[Tensor], *, full: bool = False) -> Tensor:
     if not full:
         height, width = cells[0].shape[1:]
         sizes = [(h, w) for h in _halves(height) for w in _halves(width)]
-        cells = [_scaled(cell, *size) for cell, size in zip(cells, sizes, strict=True)]
+        scaled = partial(F.interpolate, mode="bilinear", antialias=True)
+        cells = [scaled(cell[None], size)[0] for cell, size in zip(cells, sizes, strict=True)]
     return torch.cat([torch.cat(list(cells[:2]), 2), torch.cat(list(cells[2:]), 2)], 1)
 
 
@@ -94,10 +96,6 @@ def cell_mask(position: int, height: int, width: int) -> Tensor:
 
 def _halves(length: int) -> tuple[int, int]:
     return length // 2, length - length // 2
-
-
-def _scaled(cell: Tensor, height: int, width: int) -> Tensor:
-    return F.interpolate(cell[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
 def _deck(images: int, *seeds: int) -> Iterator[int]:

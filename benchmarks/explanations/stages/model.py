@@ -39,7 +39,8 @@ def open_model(config: Config) -> Model:
         mean=tuple(wanted.mean) if wanted.mean else None,
         std=tuple(wanted.std) if wanted.std else None,
     )
-    if wanted.fold_batch_norm and not fold_batch_norm(model.module, _uneven(model.blank())):
+    uneven = torch.linspace(-1, 1, model.blank().numel(), device=model.device)
+    if wanted.fold_batch_norm and not fold_batch_norm(model.module, uneven.view_as(model.blank())):
         raise UserError(
             f"model.fold_batch_norm: {wanted.name} has no batch normalisation behind a "
             "convolution; leave it out"
@@ -47,10 +48,6 @@ def open_model(config: Config) -> Model:
     if wanted.channels_last:
         model.module.to(memory_format=torch.channels_last)
     return model
-
-
-def _uneven(inputs: Tensor) -> Tensor:
-    return torch.linspace(-1, 1, inputs.numel(), device=inputs.device).view_as(inputs)
 
 
 def _as_it_is(image: Image.Image) -> Tensor:
