@@ -150,9 +150,7 @@ def score_command(
 
 @app.command("report")
 def report_command(
-    folder: RunFolder,
-    gallery: Gallery = True,
-    traceback: Traceback = False,
+    folder: RunFolder, gallery: Gallery = True, traceback: Traceback = False
 ) -> None:
     """Writes the report: HTML, CSV, Markdown, LaTeX and JSON."""
     with one_line_errors(traceback) as say:

@@ -12,14 +12,7 @@ from pydantic.fields import FieldInfo
 
 from captum_excon._messages import one_line
 from captum_excon._settings import Settings, validated
-from captum_excon._settings_help import (
-    allowed,
-    default_text,
-    flags,
-    from_text,
-    groups,
-    is_flag,
-)
+from captum_excon._settings_help import allowed, default_text, flags, from_text, groups, is_flag
 from captum_excon.errors import UserError
 
 S = TypeVar("S", bound=Settings)

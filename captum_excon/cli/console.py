@@ -28,8 +28,7 @@ Quiet = Annotated[
     ),
 ]
 Traceback = Annotated[
-    bool,
-    typer.Option("--traceback", rich_help_panel="Output", help="Show errors in full."),
+    bool, typer.Option("--traceback", rich_help_panel="Output", help="Show errors in full.")
 ]
 
 

@@ -12,11 +12,7 @@ from captum_excon.cli.console import Json, Traceback, note, one_line_errors
 
 
 @with_options(LayersSettings)
-def show_layers(
-    given: dict[str, Any],
-    as_json: Json = False,
-    traceback: Traceback = False,
-) -> None:
+def show_layers(given: dict[str, Any], as_json: Json = False, traceback: Traceback = False) -> None:
     """Lists the layers that are chosen for a model; downloads nothing.
 
     They are the last layer of each block, found by tracing one forward pass: the argument of

@@ -63,8 +63,7 @@ def train(
         ),
     ] = False,
     overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Delete the run in --out."),
+        bool, typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Delete the run in --out.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,

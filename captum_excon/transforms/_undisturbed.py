@@ -23,10 +23,7 @@ Mode: TypeAlias = Literal["eval", "train"]
 
 @contextlib.contextmanager
 def undisturbed(
-    module: ForwardFunc | None,
-    mode: Mode = "eval",
-    *,
-    autocast_dtype: torch.dtype | None = None,
+    module: ForwardFunc | None, mode: Mode = "eval", *, autocast_dtype: torch.dtype | None = None
 ) -> Iterator[None]:
     """Lets a module run without a trace: on exit it is as if nothing had run.
 

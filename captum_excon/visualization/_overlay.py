@@ -13,13 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from captum_excon.visualization._pixels import (
-    Array,
-    PerChannel,
-    as_tensor,
-    quantized,
-    unnormalized,
-)
+from captum_excon.visualization._pixels import Array, PerChannel, as_tensor, quantized, unnormalized
 
 Sign = Literal["positive", "negative", "absolute_value", "all"]
 Box = tuple[float, float, float, float]

@@ -168,10 +168,7 @@ def _sign_flip_p(differences: Sequence[Values], resamples: int, seed: int) -> Va
 
 
 def compare_pairs(
-    values: Mapping[str, Values],
-    pairs: Sequence[tuple[str, str]] | None = None,
-    *,
-    seed: int = 0,
+    values: Mapping[str, Values], pairs: Sequence[tuple[str, str]] | None = None, *, seed: int = 0
 ) -> list[Pair]:
     """Compares explainers pair by pair on the images they share.
 

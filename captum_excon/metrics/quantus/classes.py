@@ -71,9 +71,7 @@ class ROADMoRF(
 
 
 class ROADLeRF(
-    Faithfulness,
-    name="ROAD, least relevant first",
-    function=functools.partial(road, order="lerf"),
+    Faithfulness, name="ROAD, least relevant first", function=functools.partial(road, order="lerf")
 ):
     """`captum_excon.metrics.road` with the least relevant pixels first: higher is better."""
 

@@ -130,10 +130,7 @@ class EDDAModule(ExplainedModule):
         optimizer, schedule = optimizer_with_schedule(
             [{"params": self.network.parameters()}], self.settings, *self.scheduled_steps()
         )
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Adds copies to a training batch: images (N or 3N, C, H, W), the N themselves first."""

@@ -64,12 +64,7 @@ class ExConModule(ExplainedModule):
     settings: ContrastiveSettings
 
     def __init__(
-        self,
-        encoder: str | nn.Module,
-        num_classes: int,
-        *,
-        method: str = "excon",
-        **arguments: Any,
+        self, encoder: str | nn.Module, num_classes: int, *, method: str = "excon", **arguments: Any
     ) -> None:
         if arguments.get("classifier") is not None:
             raise TypeError("ExConModule needs an encoder, whose features it projects")
