@@ -93,7 +93,7 @@ def test_an_encoder_starts_from_the_encoder_of_a_run(workplace: Path) -> None:
 
 def test_files_that_are_no_such_checkpoint_are_refused(workplace: Path) -> None:
     torch.save({"state_dict": load_model("nets:small").module.state_dict()}, "other.ckpt")
-    with pytest.raises(UserError, match=r"no checkpoint of captum-excon train; .* --weights"):
+    with pytest.raises(UserError, match=r"not a checkpoint of captum-excon train; .* --weights"):
         load_model("other.ckpt")
     with pytest.raises(UserError, match=r"none.ckpt: no such file"):
         load_model("none.ckpt")
