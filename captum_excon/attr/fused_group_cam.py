@@ -37,10 +37,17 @@ class FusedGroupCAM(LayeredAttribution, MaskAttribution):
        cluster light up in the same places, so scoring each of them adds little.
     3. The masks are scored as in SISE, by Ψ of the masked image and divided by their area:
        :math:`\hat V`, scaled to [0, 1].
-    4. The Grad-CAM maps of all layers are fused as in `FusedGradCAM`: :math:`E_B`. The result is
+    4. The Grad-CAM maps of all layers, averaged over the image, its mirror image and the image at
+       1.5 times its size, are fused as in `FusedGradCAM`: :math:`E_B`. What the views agree on is
+       the object; where one of them errs is chance. The result is
        :math:`\hat V \odot E_B`: a pixel counts if it both belongs to regions that suffice and
        pulls the output up. Each factor is wrong where the other one is not.
     5. A Gaussian of a quarter of the deepest layer's cell removes the kinks of linear up-sampling.
+
+    On 100 mosaics of four photographs with EfficientNet-Lite0 and SqueezeNet it has an EBPG of 0.92
+    and 0.90 (Grad-CAM 0.72 and 0.75), a Bbox of 0.86 and 0.69 (0.82 and 0.66), and an mIoU of 0.77
+    and 0.54 (0.71 and 0.50), all significantly better, at no worse a Drop; 11 forward rows and 3
+    backward. Without the masks EBPG is 0.86 on both. See ``benchmarks/results``.
 
     References: SISE (see `MultiLayerSISE`) for the masks, their scores and the fusion; Zhang et
     al., *Group-CAM: Group Score-Weighted Visual Explanations for Deep Convolutional Networks*,

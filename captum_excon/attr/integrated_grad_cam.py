@@ -53,6 +53,15 @@ class IntegratedGradCAM(ClassesAttribution, LayerAttribution, GradientAttributio
     ``method="riemann_left"`` and ``subtract_baseline=False`` reproduce up to the factor 1/m. Other
     quadratures, several layers at once and ``relu_attributions=False`` are ours.
 
+    In our measurements it does not beat Grad-CAM. On 24 mosaics (``benchmarks/explanations``,
+    ``ablation``; m = 10, equal smoothing; SqueezeNet and EfficientNet-Lite0) its EBPG is 0.64 and
+    0.67 against Grad-CAM's 0.69 and 0.69. Half of that is the ReLU inside the sum, which keeps what
+    a step says in favour of the class where later steps speak against it: with
+    ``relu_attributions=False``, rectified once at the end, EBPG is 0.72 and 0.69. The other is the
+    black baseline: from zero, the mean colour, it is 0.68 and 0.68. Bbox stays within 0.02 of
+    Grad-CAM's throughout. Neither the number of steps (4 do as well as 10) nor the quadrature nor
+    the baseline's activations matter; none of the settings gives the paper's lead.
+
     Like that of `captum.attr.LayerGradCam`, the result has the layer's resolution; up-sample it
     with `LayerAttribution.interpolate`.
 
