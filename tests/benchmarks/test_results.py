@@ -31,7 +31,7 @@ def test_the_tables_hold_the_figures(folder):
                     mean = number(float(row["value"]))
                     assert f"{mean} \\[{row['low']} to {row['high']}\\]" in cell
                     found += 1
-    assert found == sum(bool(row["low"]) for of_name in rows.values() for row in of_name) > 40
+    assert found == sum(bool(row["low"]) for of_name in rows.values() for row in of_name) > 20
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
@@ -42,4 +42,4 @@ def test_the_configuration_of_a_committed_run_reads(folder):
 def test_committed_results_are_small_and_hold_no_page():
     files = [path for path in RESULTS.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".md", ".csv", ".jsonl", ".json", ".yaml"}
-    assert sum(path.stat().st_size for path in files) < 400_000
+    assert sum(path.stat().st_size for path in files) < 600_000
