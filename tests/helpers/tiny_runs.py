@@ -2,6 +2,8 @@
 
 import json
 
+import torch
+
 from benchmarks.explanations.configs.settings import Config
 from benchmarks.explanations.stages import common
 from benchmarks.explanations.stages.common import Shard
@@ -46,6 +48,7 @@ def stages(folder, shard=Shard()):  # noqa: B008 - it is frozen
 
 def stages_in_chunks(folder, seconds):
     """`stages`, with records written so often; here, since a child process imports its module."""
+    torch.set_num_threads(1)  # as in the parent: rounding depends on it
     common.CHUNK_SECONDS = seconds
     stages(folder)
 
