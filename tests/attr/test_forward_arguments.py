@@ -36,6 +36,7 @@ def shared(length: int) -> Tensor:
     return torch.randn(length, 7, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("count", [17, 18, 19, 20])
 def test_a_shared_tensor_is_whole_for_every_image_whatever_its_length(

@@ -46,6 +46,7 @@ def test_a_thousand_calls_leave_no_hook_no_tensor_and_no_change() -> None:
     assert live_tensors() == tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_an_attribution_does_not_outlive_its_call_in_memory(name: str) -> None:
     model, method = Normalised(), METHODS[name]

@@ -10,6 +10,7 @@ from helpers.toys import ConvNet, CountedRows
 from captum_excon.metrics import REFUSED, drop_increase
 
 
+@pytest.mark.slow
 def test_importing_the_metrics_imports_no_optional_package() -> None:
     code = (
         "import sys, captum_excon.metrics, captum_excon.metrics.quantus; "

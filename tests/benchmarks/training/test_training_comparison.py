@@ -19,6 +19,8 @@ PROGRAM = [sys.executable, str(Path(__file__).parents[2] / "helpers" / "comparis
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "training"
 ARMS = ["ce", "supcon", "excon"]
 
+pytestmark = pytest.mark.slow  # together; each runs programs
+
 
 class Comparison:
     """A comparison of three arms, with a stand-in for the command line."""

@@ -234,6 +234,7 @@ def test_options_out_of_range_are_refused(
         module(folder, **options).train_dataloader()
 
 
+@pytest.mark.slow
 @given(
     length=st.integers(1, 40),
     batch_size=st.integers(1, 9),
