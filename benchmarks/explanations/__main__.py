@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> None:
     """Runs the command line; exits with status 2 if its library is not installed."""
+    # As in `captum_excon.__main__`: threads that spin slow each other down on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from benchmarks.explanations.cli import app
     except ModuleNotFoundError as error:
